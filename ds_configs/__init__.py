@@ -1,0 +1,1 @@
+"""Short DeepSpeed JSON files, one a ZeRO stage and kind of offload."""

@@ -1,0 +1,240 @@
+"""The job folder: the whole contract between the control plane and the workers. Imports no torch.
+
+    JOB/
+      spec.json                      the JobSpec, written once when the job is made
+      preflight/report.json          the data report (PreflightReport); its presence ends the preflight
+      preflight/train.arrow ...      manifests: train, validation, evaluate-NAME
+      attempts/0001/
+        attempt.json                 Attempt: written by whoever starts the attempt
+        events.jsonl                 trainer.events, append-only, by rank 0
+        worker.log                   standard output and error of all ranks
+        start.json                   StartingPoint: the checkpoint this attempt began from, fixed once
+        deepspeed.json               the DeepSpeed configuration in force
+        tensorboard/
+        exit.json                    ExitRecord, atomically, by rank 0: without it, the attempt crashed
+      checkpoints/step-40-attempt-1/ published by rename; a reader sees a whole one or none
+      export/                        what open_clip or timm loads
+
+A worker writes only below its own attempt and into checkpoints that carry its number, so an orphan can
+neither overwrite nor overtake its successor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.spec import JobSpec
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL: `attune train` ended on a signal and can be resumed
+
+_CHECKPOINT_NAME = re.compile(r"step-(\d+)-attempt-(\d+)")
+
+
+class Record(BaseModel):
+    """Base of the small JSON files in a job folder. Unknown fields are kept out, so that older readers go on."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Attempt(Record):
+    """`attempt.json`: what was decided for one try."""
+
+    number: int
+    """1 for the first."""
+    resume: bool = False
+    """Whether to go on from the latest checkpoint."""
+    created_at: float
+    """Unix seconds."""
+    devices: list[int] | None = None
+    """Device numbers on this machine; None lets the launcher choose."""
+
+
+class StartingPoint(Record):
+    """`start.json`: where an attempt began."""
+
+    checkpoint: str | None
+    """Name of a folder in checkpoints/, or None for the initial weights."""
+    step: int
+    """Optimizer steps done before."""
+
+
+class ExitRecord(Record):
+    """`exit.json`: how an attempt ended. Nothing else is believed."""
+
+    status: Literal["succeeded", "failed", "interrupted"]
+    reason: str
+    """`completed`, `signal`, `bad_spec`, `bad_data`, `non_finite_loss`, `out_of_memory`, `disk_full`, `error`."""
+    message: str
+    """One sentence for people."""
+    step: int
+    """Optimizer steps done."""
+    time: float
+    """Unix seconds."""
+
+
+class DataProblem(Record):
+    """One thing that preflight found."""
+
+    field: str
+    """The spec field it concerns, such as `data.train.path`."""
+    message: str
+    """A sentence that names the file or class."""
+    fatal: bool = True
+    """Whether the job cannot run with it."""
+
+
+class PreflightReport(Record):
+    """`preflight/report.json`: what the data looks like, before any training."""
+
+    ok: bool
+    """No fatal problem."""
+    problems: list[DataProblem] = Field(default_factory=list)
+    """What was found, fatal ones first."""
+    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By `train`, `validation`, `evaluate-NAME`: counts and the manifest's hash."""
+
+
+@dataclass(frozen=True)
+class CheckpointName:
+    """`step-40-attempt-2`."""
+
+    step: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"step-{self.step}-attempt-{self.attempt}"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckpointName | None:
+        """The parts of `name`, or None if it is not the name of a published checkpoint."""
+        match = _CHECKPOINT_NAME.fullmatch(name)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    """The paths below one attempt."""
+
+    path: Path
+    number: int
+
+    @property
+    def record(self) -> Path:
+        """attempt.json"""
+        return self.path / "attempt.json"
+
+    @property
+    def events(self) -> Path:
+        """events.jsonl"""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """worker.log"""
+        return self.path / "worker.log"
+
+    @property
+    def start(self) -> Path:
+        """start.json"""
+        return self.path / "start.json"
+
+    @property
+    def deepspeed_config(self) -> Path:
+        """deepspeed.json"""
+        return self.path / "deepspeed.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """tensorboard/"""
+        return self.path / "tensorboard"
+
+    @property
+    def exit(self) -> Path:
+        """exit.json"""
+        return self.path / "exit.json"
+
+    def read_exit(self) -> ExitRecord | None:
+        """How the attempt ended; None while it runs, and for ever if it crashed."""
+        return ExitRecord.model_validate_json(self.exit.read_bytes()) if self.exit.exists() else None
+
+
+@dataclass(frozen=True)
+class JobDir:
+    """The paths of one job."""
+
+    path: Path
+
+    @property
+    def spec(self) -> Path:
+        """spec.json"""
+        return self.path / "spec.json"
+
+    @property
+    def preflight_report(self) -> Path:
+        """preflight/report.json"""
+        return self.path / "preflight" / "report.json"
+
+    @property
+    def preflight_log(self) -> Path:
+        """preflight/preflight.log"""
+        return self.path / "preflight" / "preflight.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """checkpoints/"""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """export/"""
+        return self.path / "export"
+
+    def manifest(self, dataset: str) -> Path:
+        """The manifest of `train`, `validation` or `evaluate-NAME`."""
+        return self.path / "preflight" / f"{dataset}.arrow"
+
+    def attempt(self, number: int) -> AttemptDir:
+        """The paths of attempt `number`."""
+        return AttemptDir(self.path / "attempts" / f"{number:04d}", number)
+
+    def attempts(self) -> list[AttemptDir]:
+        """The attempts that exist, oldest first."""
+        numbers = (int(p.name) for p in self.path.glob("attempts/*") if p.name.isdigit())
+        return [self.attempt(number) for number in sorted(numbers)]
+
+    def checkpoint(self, name: CheckpointName) -> Path:
+        """The folder of one published checkpoint."""
+        return self.checkpoints / str(name)
+
+    def published_checkpoints(self) -> list[CheckpointName]:
+        """Published checkpoints, in order of step, then attempt."""
+        names = (CheckpointName.parse(p.name) for p in self.checkpoints.glob("step-*"))
+        return sorted((n for n in names if n), key=lambda n: (n.step, n.attempt))
+
+    def read_spec(self) -> JobSpec:
+        """The job's spec."""
+        return JobSpec.model_validate_json(self.spec.read_bytes())
+
+    def read_preflight_report(self) -> PreflightReport | None:
+        """The data report, or None if preflight has not finished."""
+        path = self.preflight_report
+        return PreflightReport.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def write_json_atomically(path: Path, value: BaseModel | dict[str, Any]) -> None:
+    """Write `value` as JSON so that a reader sees the old file or the whole new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = value.model_dump_json(indent=1) if isinstance(value, BaseModel) else json.dumps(value, indent=1)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
