@@ -31,7 +31,7 @@ def expand_templates(templates: Sequence[str]) -> tuple[str, ...]:
     for template in templates:
         if template in published_sets():
             expanded += published_sets()[template]
-        elif template.count("{}") == 1:
+        elif template.count("{}") == 1 and not set(template.replace("{}", "")) & set("{}"):
             expanded.append(template)
         else:
             known = ", ".join(sorted(published_sets()))

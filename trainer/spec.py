@@ -361,6 +361,8 @@ class JobSpec(Section):
     """Evaluation."""
     export: ExportSpec = ExportSpec()
     """Export."""
+    log_every_steps: PositiveInt = 10
+    """Report loss and speed each time this many optimizer steps are done; the first and the last always."""
     seed: NonNegativeInt = 0
     """Seed of every random draw: weights, order, crops, augmentation, templates."""
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(

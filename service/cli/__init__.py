@@ -1,0 +1,1 @@
+"""The `attune` command. A file a command group; `main.py` puts them together."""

@@ -1,0 +1,115 @@
+"""What happens to an image on its way to the model, as plain frozen values. Imports neither DALI nor torch.
+
+`Preprocess` belongs to the model (size, normalisation), `Augment` to the training run. `resized_size` and
+`resize_regions` hold the geometry of CLIP's evaluation transform.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model wants its images; the defaults are CLIP's (https://github.com/openai/CLIP, clip/clip.py)."""
+
+    image_size: int = 224
+    """Height and width of the model's input in pixels."""
+    mean: tuple[float, float, float] = CLIP_MEAN
+    """Subtracted from each channel, on the scale of 0 to 1."""
+    std: tuple[float, float, float] = CLIP_STD
+    """Each channel is divided by it, after the mean."""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """Filter of every resize, always with antialiasing."""
+    resize_mode: Literal["shortest", "squash"] = "shortest"
+    """`shortest` resizes the shorter side and crops the centre; `squash` resizes both sides, losing the aspect."""
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether the orientation in an image's EXIF data is applied."""
+
+    def __post_init__(self) -> None:
+        _one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        _one_of("resize_mode", self.resize_mode, ("shortest", "squash"))
+        _one_of("exif", self.exif, ("ignore", "apply"))
+        if self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; give at least 1 pixel")
+
+
+class ColorJitter(NamedTuple):
+    """Half-widths of the factors' ranges around 1, and of the hue shift around 0 (a fraction of the circle)."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+
+class RandAugment(NamedTuple):
+    """timm's `rand-m{magnitude}-n{num_ops}-mstd{magnitude_std}-inc{increasing}`."""
+
+    magnitude: float = 9.0
+    magnitude_std: float = 0.5
+    num_ops: int = 2
+    increasing: bool = True
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training images go through, in order: crop, colour jitter, RandAugment, flip, normalisation, erasing."""
+
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Share of the image's area that the crop takes, smallest and largest."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Width by height of the crop, smallest and largest."""
+    horizontal_flip: float = 0.0
+    """Probability of a left-right flip."""
+    color_jitter: ColorJitter | None = None
+    """Brightness, contrast, saturation and hue, applied in this order, or None."""
+    rand_augment: RandAugment | None = None
+    """RandAugment, or None."""
+    random_erasing: float = 0.0
+    """Probability of replacing a rectangle with normal noise."""
+
+
+def resized_size(sizes: np.ndarray, image_size: int) -> np.ndarray:
+    """Sizes after the shorter side is resized to `image_size`; the longer one is rounded down, as torchvision does.
+
+    Args:
+        sizes: (N, 2) widths and heights.
+
+    Returns:
+        (N, 2) int64 widths and heights.
+    """
+    sizes = np.asarray(sizes, np.int64)
+    shorter = sizes.min(axis=1, keepdims=True)
+    return np.where(sizes == shorter, image_size, (image_size * sizes / shorter).astype(np.int64))
+
+
+def resize_regions(sizes: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """The part of each image that the evaluation transform keeps, so that one resize does both resize and crop.
+
+    Args:
+        sizes: (N, 2) widths and heights.
+
+    Returns:
+        Top-left and bottom-right corners in source pixels, both (N, 2) float32 as (y, x).
+    """
+    sizes = np.asarray(sizes, np.float64)
+    if preprocess.resize_mode == "squash":
+        start, end = np.zeros_like(sizes), sizes
+    else:
+        resized = resized_size(sizes, preprocess.image_size)
+        corner = np.rint((resized - preprocess.image_size) / 2)
+        source_pixels = sizes / resized
+        start, end = corner * source_pixels, (corner + preprocess.image_size) * source_pixels
+    return start[:, ::-1].astype(np.float32), end[:, ::-1].astype(np.float32)
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}; allowed: {', '.join(allowed)}")

@@ -1,0 +1,84 @@
+"""The application: `create_app(settings)` puts the control plane together, for uvicorn to serve.
+
+Its lifespan opens the store, brings its tables up to date and starts the job runner and the inference gateway.
+Jobs that run when it ends go on, and the next start finds them again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service.errors import install_error_handlers
+from service.inference.gateway import Gateway
+from service.jobs.preflight import PreflightCommand, trainer_preflight
+from service.jobs.runner import JobRunner
+from service.launchers.base import Launcher
+from service.launchers.local import LocalLauncher
+from service.metrics import Metrics
+from service.middleware import BodyLimit, RequestIds, RequestMetrics
+from service.openapi import DESCRIPTION, describe_with_spec
+from service.routers import events, health, inference, jobs, models, recipes
+from service.settings import Settings
+from service.store.store import Store
+
+
+def create_app(
+    settings: Settings,
+    *,
+    launcher: Launcher | None = None,
+    preflight_command: PreflightCommand = trainer_preflight,
+) -> FastAPI:
+    """The control plane as an ASGI application.
+
+    `launcher` takes the place of the local one; `preflight_command` makes the argument list that checks a job's data.
+    """
+    app = FastAPI(
+        title="Attune",
+        version=importlib.metadata.version("attune-clip"),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.launcher = launcher or LocalLauncher(cpu_slots=settings.cpu_slots, weights_dir=settings.weights_dir)
+    app.state.preflight_command = preflight_command
+    app.state.metrics = Metrics()
+    for room in (jobs, events, models, inference, recipes, health):
+        app.include_router(room.router)
+    install_error_handlers(app)
+    describe_with_spec(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    app.add_middleware(RequestMetrics, metrics=app.state.metrics)
+    app.add_middleware(RequestIds)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    state = app.state
+    settings: Settings = state.settings
+    settings.jobs_dir.mkdir(parents=True, exist_ok=True)
+    state.store = Store(settings.effective_database_url)
+    state.store.upgrade()
+    state.metrics.watch(state.store, state.launcher.capacity())
+    state.gateway = Gateway(settings, registry=state.metrics.registry)
+    state.runner = JobRunner(
+        state.store,
+        state.launcher,
+        data_dir=settings.data_dir,
+        cancel_grace_s=settings.cancel_grace_s,
+        poll_interval_s=settings.poll_interval_s,
+        max_crashes_without_progress=settings.max_crashes_without_progress,
+        preflight_command=state.preflight_command,
+        weights_dir=settings.weights_dir,
+    )
+    state.runner.start()
+    try:
+        yield
+    finally:
+        await state.gateway.close()
+        state.runner.stop()
+        state.store.close()

@@ -1,0 +1,62 @@
+"""The `attune` command: start the service, run jobs with or without it, and ask models."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from service.cli import demo, evaluate, exits, jobs, models, predict, recipes, serve, train
+
+app = typer.Typer(
+    name="attune",
+    help="Fine-tune CLIP-family models as a service.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve.serve)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(models.app, name="models")
+app.command("predict")(predict.predict)
+app.command("evaluate")(evaluate.evaluate)
+app.add_typer(recipes.app, name="recipes")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(importlib.metadata.version("attune-clip"))
+        raise typer.Exit
+
+
+@app.callback()
+def _attune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Fine-tune CLIP-family models as a service."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `service.cli.exits`)."""
+    try:
+        code = app(args=arguments, prog_name="attune", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return exits.STOPPED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output, such as `head`, has gone: nothing more to say to anybody
+        return exits.DONE
+    except Exception as error:
+        return exits.report(error)
+    return int(code or exits.DONE)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run())

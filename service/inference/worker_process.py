@@ -1,0 +1,169 @@
+"""A worker process as the control plane sees it: started, asked, ended. Imports no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import socket
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from service.inference.protocol import encode, read_frame
+from service.settings import Settings
+from service.store.records import ModelRecord
+
+logger = logging.getLogger(__name__)
+
+_EXIT_GRACE_S = 5.0
+
+
+class WorkerDied(Exception):
+    """The worker process ended, or was ended because it did not answer."""
+
+
+class LoadFailed(Exception):
+    """The worker says that the model cannot be loaded."""
+
+
+class Worker:
+    """A worker process and the stream to it."""
+
+    def __init__(self, model: ModelRecord, settings: Settings, command: Sequence[str]) -> None:
+        self.model = model
+        self.load_s: float | None = None
+        """Seconds from the start of the process until the model was ready."""
+        self.last_used = time.monotonic()
+        self.num_leases = 0
+        self._settings = settings
+        self._command = command
+        self._process: Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._exchange = asyncio.Lock()
+        self.ready = asyncio.get_running_loop().create_task(self._start(), name=f"load {model.id}")
+
+    @property
+    def pid(self) -> int | None:
+        """The process, once it was started."""
+        return self._process.pid if self._process else None
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it can answer nothing any more."""
+        if self.ready.done() and (self.ready.cancelled() or self.ready.exception() is not None):
+            return True
+        gone = self._process is not None and self._process.returncode is not None
+        return gone or (self.ready.done() and self._reader.at_eof())
+
+    async def ask(self, frame: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        """Send a batch and wait for its answers.
+
+        Raises:
+            WorkerDied: the process is gone, or was killed after `timeout_s` seconds without an answer.
+        """
+        assert self._writer is not None
+        try:
+            async with self._exchange, asyncio.timeout(timeout_s):
+                self._writer.write(encode(frame))
+                await self._writer.drain()
+                return await read_frame(self._reader)
+        except TimeoutError:
+            await self.close(grace_s=0)
+            raise WorkerDied(f"the worker did not answer within {timeout_s:.0f} s and was killed") from None
+        except (EOFError, OSError):
+            await self.close(grace_s=1)
+            raise WorkerDied(f"the worker process {self._describe_end()}") from None
+        except asyncio.CancelledError:
+            await self.close(grace_s=0)  # the answer would otherwise be taken for that of the next batch
+            raise
+
+    async def close(self, *, grace_s: float = _EXIT_GRACE_S) -> None:
+        """End the process and free its memory: by the end of the stream, or by force after `grace_s` seconds."""
+        if not self.ready.done():
+            self.ready.cancel()
+            with contextlib.suppress(asyncio.CancelledError, WorkerDied, LoadFailed):
+                await self.ready
+        if self._writer is not None:
+            self._writer.close()
+        await self._end_process(grace_s)
+
+    async def _start(self) -> None:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.inference_load_timeout_s):
+                await self._spawn()
+                greeting = await read_frame(self._reader)
+        except TimeoutError:
+            await self._end_process(0)
+            limit = self._settings.inference_load_timeout_s
+            raise LoadFailed(f"model {self.model.id!r} was not ready within {limit:.0f} s") from None
+        except (EOFError, OSError) as error:
+            await self._end_process(1)
+            why = error if isinstance(error, OSError) else self._describe_end()
+            raise WorkerDied(f"the worker process {why} while it loaded {self.model.id!r}") from None
+        except asyncio.CancelledError:
+            await self._end_process(0)
+            raise
+        if "failed" in greeting:
+            await self._end_process(_EXIT_GRACE_S)
+            raise LoadFailed(f"model {self.model.id!r} cannot be loaded: {greeting['failed']}")
+        self.load_s = time.monotonic() - started
+        logger.info("model %s is ready after %.1f s in process %s", self.model.id, self.load_s, self.pid)
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, log_path(self._settings, self.model).open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *worker_arguments(self.model, self._settings, theirs.fileno()),
+                stdin=DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C in a terminal is for the control plane, which then ends the workers
+                env=_environment(self._settings),
+            )
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+
+    async def _end_process(self, grace_s: float) -> None:
+        if self._process is None:
+            return
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+
+    def _describe_end(self) -> str:
+        code = self._process.returncode if self._process else None
+        how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return f"{how}; its log is {log_path(self._settings, self.model)}"
+
+
+def worker_arguments(model: ModelRecord, settings: Settings, descriptor: int) -> list[str]:
+    """What a worker's command line ends with."""
+    return [
+        f"--socket={descriptor}",
+        f"--folder={model.path}",
+        f"--device={settings.inference_device}",
+        f"--max-batch-size={settings.inference_max_batch_size}",
+    ]
+
+
+def log_path(settings: Settings, model: ModelRecord) -> Path:
+    """Where the output of the model's worker goes."""
+    folder = settings.data_dir / "inference"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model.id)}.log"
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    weights = {"ATTUNE_WEIGHTS_DIR": str(settings.weights_dir)} if settings.weights_dir else {}
+    return {**os.environ, **weights}

@@ -1,0 +1,67 @@
+"""From a partial spec to a job in the store: the one way in, for REST and whoever else submits jobs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.store.records import JobRecord, ModelRecord, new_id
+from service.store.store import Store
+from trainer.job_dir import JobDir, write_json_atomically
+from trainer.resolve import SpecError, SpecProblem, near, resolve
+from trainer.spec import JobSpec
+
+REGISTERED_PREFIX = "ft:"
+
+
+def submit(store: Store, *, jobs_dir: Path, partial_spec: Mapping[str, Any], suffix: str | None = None) -> JobRecord:
+    """Resolve a partial spec, make the job folder with its spec.json and store the job for the runner to find.
+
+    Raises:
+        SpecError: the spec cannot be made; nothing is left behind.
+    """
+    models = store.models.list()
+    spec = resolve(spec=partial_spec, registered_models={model.id: model.path for model in models})
+    requested = _requested_model(partial_spec) or spec.model.name
+    _refuse_unregistered(requested, models)
+    job_id = new_id("ftjob")
+    job_dir = JobDir(jobs_dir / job_id)
+    record = _record(job_id, spec, job_dir, model=requested, suffix=suffix)
+    write_json_atomically(job_dir.spec, spec)
+    try:
+        return store.jobs.create(record)
+    except BaseException:
+        shutil.rmtree(job_dir.path)
+        raise
+
+
+def _record(job_id: str, spec: JobSpec, job_dir: JobDir, *, model: str, suffix: str | None) -> JobRecord:
+    return JobRecord(
+        id=job_id,
+        spec=spec.model_dump(mode="json"),
+        model=model,
+        job_dir=str(job_dir.path),
+        created_at=time.time(),
+        suffix=suffix,
+        metadata=spec.metadata,
+        seed=spec.seed,
+        training_file=spec.data.train.path if spec.data.train else "",
+        recipe=spec.recipe,
+    )
+
+
+def _requested_model(partial_spec: Mapping[str, Any]) -> str | None:
+    """The model as the caller named it: `resolve` replaces a registered name by its folder."""
+    model = partial_spec.get("model")
+    name = model.get("name") if isinstance(model, Mapping) else model
+    return name if isinstance(name, str) else None
+
+
+def _refuse_unregistered(name: str, models: list[ModelRecord]) -> None:
+    known = [model.id for model in models]
+    if name.startswith(REGISTERED_PREFIX) and name not in known:
+        message = f"no model {name!r} is registered here.{near(name, known)} GET /v1/models lists them"
+        raise SpecError([SpecProblem(field="model.name", message=message, value=name)])

@@ -1,0 +1,153 @@
+"""Groups of processes that outlive the one that started them, and are found again after it was killed.
+
+Each group is a session of its own, and all its processes carry a tag in their environment. The leader's pid and
+start time are written to a file right after it started; should its starter die before that, the tag still finds
+the group. A pid alone is never believed: the system uses numbers again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from service.launchers.base import LaunchError, ProcessIdentity, RunState
+from trainer.job_dir import Record, write_json_atomically
+
+TAG_VARIABLE = "ATTUNE_ATTEMPT"
+CLOCK_TOLERANCE_S = 2.0  # start times are counted from the boot time, which follows corrections of the clock
+
+
+class LaunchRecord(Record):
+    """`launch.json`: the leader of a process group."""
+
+    pid: int
+    created_at: float
+    """Unix seconds."""
+
+
+class ProcessGroups:
+    """Starts, watches and signals tagged process groups on this machine."""
+
+    def __init__(self) -> None:
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self, argv: Sequence[str], *, tag: str, environment: Mapping[str, str], log: Path, record: Path
+    ) -> ProcessIdentity:
+        """Start `argv` as leader of a new session, its output appended to `log`, its identity written to `record`.
+
+        Raises:
+            LaunchError: the program cannot be started, or the log not be written.
+        """
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                child = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**environment, TAG_VARIABLE: tag},
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LaunchError(f"cannot start {argv[0]!r} with its output in {log}: {error.strerror}") from error
+        self._children[tag] = child
+        # Until it is reaped, a child keeps its number and start time, even if it has ended already.
+        identity = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time())
+        write_json_atomically(record, LaunchRecord(pid=identity.pid, created_at=identity.created_at))
+        return identity
+
+    def look(
+        self, tag: str, *, record: Path, workers: Sequence[int] = (), workers_seen_at: float | None = None
+    ) -> RunState:
+        """What is left of a group. The whole machine is searched only when neither leader nor workers live."""
+        self._reap(tag)
+        leader = _read_record(record)
+        if leader is not None and find(leader) is not None:
+            return RunState(leader, leader_alive=True, alive=True)
+        if find_workers(workers, workers_seen_at):
+            return RunState(leader, leader_alive=False, alive=True)
+        found = tagged(tag)
+        if leader is None and found:  # its starter died before it could write the record
+            leader = min((identity for _, identity in found), key=lambda identity: identity.created_at)
+            write_json_atomically(record, LaunchRecord(pid=leader.pid, created_at=leader.created_at))
+            return RunState(leader, leader_alive=True, alive=True)
+        return RunState(leader, leader_alive=False, alive=bool(found))
+
+    def signal(
+        self, tag: str, number: signal.Signals, *, workers: Sequence[int] = (), workers_seen_at: float | None = None
+    ) -> None:
+        """Send a signal to every living member of a group."""
+        known = [process for process, _ in tagged(tag)] + find_workers(workers, workers_seen_at)
+        for process in {process.pid: process for process in known}.values():
+            send(process, number)
+
+    def _reap(self, tag: str) -> None:
+        child = self._children.get(tag)
+        if child is not None and child.poll() is not None:
+            del self._children[tag]
+
+
+def find(identity: ProcessIdentity) -> psutil.Process | None:
+    """The living process of this identity, or None."""
+    living = _living(identity.pid)
+    if living is None or abs(living[1].created_at - identity.created_at) > CLOCK_TOLERANCE_S:
+        return None
+    return living[0]
+
+
+def find_workers(pids: Sequence[int], seen_at: float | None) -> list[psutil.Process]:
+    """Living processes among `pids` that had started by `seen_at`; a later one only has an old number."""
+    if seen_at is None:
+        return []
+    living = [found for pid in pids if (found := _living(pid)) is not None]
+    return [process for process, identity in living if identity.created_at <= seen_at + CLOCK_TOLERANCE_S]
+
+
+def tagged(tag: str) -> list[tuple[psutil.Process, ProcessIdentity]]:
+    """All living processes of this user that carry `tag`."""
+    return [(process, identity) for process, identity, found in tags() if found == tag]
+
+
+def tags() -> Iterator[tuple[psutil.Process, ProcessIdentity, str]]:
+    """All living processes of this user that carry any tag, but for this very process."""
+    for pid in psutil.pids():
+        living = _living(pid)
+        if living is None or pid == os.getpid():
+            continue
+        try:
+            tag = living[0].environ().get(TAG_VARIABLE)
+        except psutil.Error:  # ended meanwhile, or another user's
+            continue
+        if tag is not None:
+            yield *living, tag
+
+
+def send(process: psutil.Process, number: signal.Signals) -> None:
+    """Signal a process unless it has ended."""
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _living(pid: int) -> tuple[psutil.Process, ProcessIdentity] | None:
+    try:
+        process = psutil.Process(pid)
+        created_at = process.create_time()
+        return None if process.status() == psutil.STATUS_ZOMBIE else (process, ProcessIdentity(pid, created_at))
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _read_record(path: Path) -> ProcessIdentity | None:
+    if not path.exists():
+        return None
+    record = LaunchRecord.model_validate_json(path.read_bytes())
+    return ProcessIdentity(record.pid, record.created_at)

@@ -1,0 +1,222 @@
+"""Attempts in the database: tries at running a job, the devices they hold, and what they have told so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+
+from service.store.engine import Database
+from service.store.events import append_events
+from service.store.jobs import move_job
+from service.store.records import (
+    AttemptEnd,
+    AttemptProgress,
+    AttemptRecord,
+    AttemptStatus,
+    DevicesTaken,
+    EndReason,
+    JobStatus,
+    ModelRecord,
+    NewEvent,
+    UnknownId,
+)
+from service.store.rows import record_of, values_of
+from service.store.tables import attempts, checkpoints, device_leases, jobs, models
+
+
+class Attempts:
+    """Attempts. Each method is one transaction; an attempt that has ended never changes again."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def latest(self, job_id: str) -> AttemptRecord | None:
+        """The job's last attempt, or None before the first."""
+        found = self.list(job_id)
+        return found[-1] if found else None
+
+    def list(self, job_id: str) -> Sequence[AttemptRecord]:
+        """The job's attempts, oldest first."""
+        return self._select(attempts.c.job_id == job_id)
+
+    def open(self) -> Sequence[AttemptRecord]:
+        """All attempts that have not ended, oldest first."""
+        return self._select(attempts.c.status != AttemptStatus.ENDED)
+
+    def leased_devices(self) -> set[int]:
+        """Devices that attempts hold."""
+        with self._database.read() as connection:
+            return set(connection.execute(select(device_leases.c.device)).scalars())
+
+    def count_ended(self) -> dict[EndReason, int]:
+        """How many attempts ended, by reason."""
+        query = select(attempts.c.end_reason, func.count()).where(attempts.c.status == AttemptStatus.ENDED)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query.group_by(attempts.c.end_reason))}
+
+    def begin(
+        self, job_id: str, *, devices: Sequence[int], resume: bool, expected: Iterable[JobStatus], message: str
+    ) -> AttemptRecord:
+        """Give a job its devices and a new attempt, and call it running.
+
+        Raises:
+            TransitionRefused: the job is in none of the `expected` states, or somebody else began first.
+            DevicesTaken: one of the devices is held by another attempt.
+        """
+        now = time.time()
+        with self._database.write() as connection:
+            started_at = func.coalesce(jobs.c.started_at, now)
+            move_job(connection, job_id, JobStatus.RUNNING, expected=expected, started_at=started_at)
+            return _insert(connection, job_id, devices=devices, resume=resume, now=now, message=message)
+
+    def update(self, job_id: str, number: int, **changes: Any) -> AttemptRecord:
+        """Change fields of an attempt that has not ended.
+
+        Raises:
+            UnknownId: there is no such open attempt.
+        """
+        with self._database.write() as connection:
+            changed = connection.execute(update(attempts).where(_is_open(job_id, number)).values(**changes))
+            if changed.rowcount == 0:
+                raise UnknownId("open attempt", f"{job_id}/{number}")
+            return _must_find(connection, job_id, number)
+
+    def store_progress(self, job_id: str, number: int, progress: AttemptProgress) -> bool:
+        """Store events with the offset behind them, all or nothing.
+
+        False, and nothing stored, if the stored offset is not `progress.offset_before`: somebody else stored them.
+        """
+        given = {
+            name: value
+            for name in ("start_step", "total_steps", "last_step", "worker_pids", "workers_seen_at")
+            if (value := getattr(progress, name)) is not None
+        }
+        with self._database.write() as connection:
+            changed = connection.execute(
+                update(attempts)
+                .where(_is_open(job_id, number), attempts.c.events_offset == progress.offset_before)
+                .values(events_offset=progress.offset_after, **given)
+            )
+            if changed.rowcount == 0:
+                return False
+            append_events(connection, job_id, progress.events)
+            _store_checkpoints(connection, job_id, progress)
+            if progress.estimated_finish is not None:
+                connection.execute(
+                    update(jobs).where(jobs.c.id == job_id).values(estimated_finish=progress.estimated_finish)
+                )
+            return True
+
+    def finish(
+        self,
+        job_id: str,
+        number: int,
+        end: AttemptEnd,
+        *,
+        to: JobStatus | None,
+        expected: Iterable[JobStatus] = (),
+        model: ModelRecord | None = None,
+        **job_changes: Any,
+    ) -> None:
+        """End an attempt, free its devices and, unless `to` is None, move the job; register `model` if there is one.
+
+        Raises:
+            UnknownId: there is no such open attempt.
+            TransitionRefused: the job's state does not allow `to`.
+        """
+        with self._database.write() as connection:
+            _end(connection, job_id, number, end)
+            if model is not None:
+                connection.execute(models.insert().values(**values_of(model)))
+            if to is not None:
+                move_job(connection, job_id, to, expected=expected, **job_changes)
+
+    def retry(self, job_id: str, number: int, end: AttemptEnd, *, message: str) -> AttemptRecord:
+        """End an attempt and open the next one on the same devices; the job goes on running.
+
+        Raises:
+            UnknownId: there is no such open attempt.
+        """
+        now = time.time()
+        with self._database.write() as connection:
+            ended = _end(connection, job_id, number, end)
+            return _insert(connection, job_id, devices=ended.devices, resume=True, now=now, message=message)
+
+    def _select(self, condition: ColumnElement[bool]) -> Sequence[AttemptRecord]:
+        query = select(attempts).where(condition).order_by(attempts.c.created_at, attempts.c.job_id, attempts.c.number)
+        with self._database.read() as connection:
+            return [record_of(AttemptRecord, row) for row in connection.execute(query)]
+
+
+def _is_open(job_id: str, number: int) -> ColumnElement[bool]:
+    return and_(attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.status != AttemptStatus.ENDED)
+
+
+def _must_find(connection: Connection, job_id: str, number: int) -> AttemptRecord:
+    row = connection.execute(select(attempts).where(attempts.c.job_id == job_id, attempts.c.number == number)).one()
+    return record_of(AttemptRecord, row)
+
+
+def _insert(
+    connection: Connection, job_id: str, *, devices: Sequence[int], resume: bool, now: float, message: str
+) -> AttemptRecord:
+    counted = {"num_attempts": jobs.c.num_attempts + 1, "devices_wanted": len(devices), "estimated_finish": None}
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(**counted))
+    record = AttemptRecord(
+        job_id=job_id,
+        number=connection.execute(select(jobs.c.num_attempts).where(jobs.c.id == job_id)).scalar_one(),
+        status=AttemptStatus.STARTING,
+        devices=list(devices),
+        resume=resume,
+        created_at=now,
+    )
+    connection.execute(attempts.insert().values(**values_of(record)))
+    _lease(connection, record)
+    append_events(connection, job_id, [NewEvent(message=message, created_at=now)])
+    return record
+
+
+def _lease(connection: Connection, attempt: AttemptRecord) -> None:
+    leases = [{"device": d, "job_id": attempt.job_id, "number": attempt.number} for d in attempt.devices]
+    if not leases:
+        return
+    try:
+        connection.execute(device_leases.insert(), leases)
+    except IntegrityError as error:
+        raise DevicesTaken(attempt.devices) from error
+
+
+def _end(connection: Connection, job_id: str, number: int, end: AttemptEnd) -> AttemptRecord:
+    now = time.time()
+    changed = connection.execute(
+        update(attempts)
+        .where(_is_open(job_id, number))
+        .values(
+            status=AttemptStatus.ENDED,
+            end_reason=end.reason,
+            end_message=end.message,
+            made_progress=end.made_progress,
+            ended_at=now,
+        )
+    )
+    if changed.rowcount == 0:
+        raise UnknownId("open attempt", f"{job_id}/{number}")
+    held = and_(device_leases.c.job_id == job_id, device_leases.c.number == number)
+    connection.execute(delete(device_leases).where(held))
+    append_events(connection, job_id, [NewEvent(message=end.message, created_at=now, level=end.level)])
+    return _must_find(connection, job_id, number)
+
+
+def _store_checkpoints(connection: Connection, job_id: str, progress: AttemptProgress) -> None:
+    """In the order of the events: a name that is saved again after its removal counts anew."""
+    names = progress.checkpoints_removed + [record.name for record in progress.checkpoints_saved]
+    if names:
+        of_job = checkpoints.c.job_id == job_id
+        connection.execute(delete(checkpoints).where(of_job, checkpoints.c.name.in_(names)))
+    kept = [values_of(c) for c in progress.checkpoints_saved if c.name not in progress.checkpoints_removed]
+    if kept:
+        connection.execute(checkpoints.insert(), kept)

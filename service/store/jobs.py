@@ -1,0 +1,157 @@
+"""Jobs in the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy.exc import IntegrityError
+
+from service.store.engine import Database
+from service.store.events import append_events
+from service.store.records import TERMINAL, AlreadyExists, JobRecord, JobStatus, NewEvent, TransitionRefused, UnknownId
+from service.store.rows import Page, newest_first, record_of, values_of
+from service.store.tables import job_metadata, jobs
+
+
+class Jobs:
+    """Jobs. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, record: JobRecord) -> JobRecord:
+        """Store a new job.
+
+        Raises:
+            AlreadyExists: the id is taken.
+        """
+        try:
+            with self._database.write() as connection:
+                connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
+                notes = [{"job_id": record.id, "key": k, "value": v} for k, v in record.metadata.items()]
+                if notes:
+                    connection.execute(job_metadata.insert(), notes)
+                created = NewEvent(message=f"Created fine-tuning job {record.id}", created_at=record.created_at)
+                append_events(connection, record.id, [created])
+        except IntegrityError as error:
+            raise AlreadyExists("job", record.id) from error
+        return record
+
+    def get(self, id: str) -> JobRecord | None:
+        """The job, or None."""
+        with self._database.read() as connection:
+            return find_job(connection, id)
+
+    def list(
+        self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = None
+    ) -> Page[JobRecord]:
+        """A page of jobs, newest first, that carry all of `metadata`, and whether there are more.
+
+        Raises:
+            UnknownId: there is no job `after` in that list.
+        """
+        query = select(jobs)
+        for key, value in (metadata or {}).items():
+            query = query.where(
+                jobs.c.id.in_(
+                    select(job_metadata.c.job_id).where(job_metadata.c.key == key, job_metadata.c.value == value)
+                )
+            )
+        with self._database.read() as connection:
+            return newest_first(
+                connection,
+                query,
+                kind=JobRecord,
+                table=jobs,
+                order=jobs.c.position,
+                after=after,
+                limit=limit,
+                noun="fine-tuning job",
+            )
+
+    def with_status(self, *statuses: JobStatus) -> Sequence[JobRecord]:
+        """All jobs in one of `statuses`, in the order in which they were created."""
+        query = select(jobs).where(jobs.c.status.in_(statuses)).order_by(jobs.c.created_at, jobs.c.position)
+        with self._database.read() as connection:
+            return [record_of(JobRecord, row) for row in connection.execute(query)]
+
+    def count_by_status(self) -> dict[JobStatus, int]:
+        """How many jobs are in each state; states without jobs count 0."""
+        query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+        with self._database.read() as connection:
+            return dict.fromkeys(JobStatus, 0) | {row[0]: row[1] for row in connection.execute(query)}
+
+    def transition(
+        self, id: str, to: JobStatus, *, expected: Iterable[JobStatus], note: NewEvent | None = None, **changes: Any
+    ) -> JobRecord:
+        """Move a job to `to` if it is in one of `expected`, with further `changes` of its fields and an event.
+
+        Callers take `expected` from `service.jobs.lifecycle`. A terminal job never moves, whatever is expected.
+
+        Raises:
+            UnknownId: there is no such job.
+            TransitionRefused: it is in another state.
+        """
+        with self._database.write() as connection:
+            move_job(connection, id, to, expected=expected, **changes)
+            if note is not None:
+                append_events(connection, id, [note])
+            return _must_find(connection, id)
+
+    def request_cancel(self, id: str) -> JobRecord:
+        """Note that a job is to be cancelled; the job runner does it. Asking twice is no error.
+
+        Raises:
+            UnknownId: there is no such job.
+            TransitionRefused: it has ended.
+        """
+        allowed = jobs.c.status.not_in(TERMINAL)
+        with self._database.write() as connection:
+            changed = connection.execute(update(jobs).where(jobs.c.id == id, allowed).values(cancel_requested=True))
+            record = _must_find(connection, id)
+            if changed.rowcount == 0:
+                raise TransitionRefused(id, record.status, JobStatus.CANCELLED)
+            return record
+
+    def update(self, id: str, **changes: Any) -> JobRecord:
+        """Change fields other than the status.
+
+        Raises:
+            UnknownId: there is no such job.
+        """
+        if "status" in changes or "metadata" in changes:
+            raise ValueError("a job's status changes by `transition` only, and its metadata never")
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == id).values(**changes))
+            return _must_find(connection, id)
+
+
+def find_job(connection: Connection, id: str) -> JobRecord | None:
+    """The job as this transaction sees it, or None."""
+    row = connection.execute(select(jobs).where(jobs.c.id == id)).one_or_none()
+    return None if row is None else record_of(JobRecord, row)
+
+
+def move_job(connection: Connection, id: str, to: JobStatus, *, expected: Iterable[JobStatus], **changes: Any) -> None:
+    """`Jobs.transition` inside a transaction that does more. Whoever was told `cancelled` is not told otherwise later:
+    a job whose cancellation was requested moves to nothing else."""
+    if to.is_terminal:
+        changes.setdefault("finished_at", time.time())
+        changes.setdefault("estimated_finish", None)
+    allowed = [status for status in expected if not status.is_terminal]
+    movable = and_(jobs.c.id == id, jobs.c.status.in_(allowed))
+    if to is not JobStatus.CANCELLED:
+        movable = and_(movable, jobs.c.cancel_requested.is_(False))
+    changed = connection.execute(update(jobs).where(movable).values(status=to, **changes))
+    if changed.rowcount == 0:
+        raise TransitionRefused(id, _must_find(connection, id).visible_status, to)
+
+
+def _must_find(connection: Connection, id: str) -> JobRecord:
+    record = find_job(connection, id)
+    if record is None:
+        raise UnknownId("fine-tuning job", id)
+    return record

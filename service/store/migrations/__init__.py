@@ -1,0 +1,1 @@
+"""Alembic migrations, append-only; `Store.upgrade` runs them."""

@@ -1,0 +1,48 @@
+"""Registered models in the database."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+
+from service.store.engine import Database
+from service.store.records import AlreadyExists, ModelRecord
+from service.store.rows import record_of, values_of
+from service.store.tables import models
+
+
+class Models:
+    """Models that can be asked. Each method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, record: ModelRecord) -> ModelRecord:
+        """Register a model.
+
+        Raises:
+            AlreadyExists: the name is taken.
+        """
+        try:
+            with self._database.write() as connection:
+                connection.execute(models.insert().values(**values_of(record)))
+        except IntegrityError as error:
+            raise AlreadyExists("model", record.id) from error
+        return record
+
+    def get(self, id: str) -> ModelRecord | None:
+        """The model of this name, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(select(models).where(models.c.id == id)).one_or_none()
+            return None if row is None else record_of(ModelRecord, row)
+
+    def list(self) -> list[ModelRecord]:
+        """All models, newest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(models).order_by(models.c.position.desc()))
+            return [record_of(ModelRecord, row) for row in rows]
+
+    def delete(self, id: str) -> bool:
+        """Forget a model; its folder stays. False if there was none."""
+        with self._database.write() as connection:
+            return connection.execute(delete(models).where(models.c.id == id)).rowcount > 0

@@ -1,0 +1,51 @@
+"""Between database rows and records, and the one way to page through a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from sqlalchemy import Column, Connection, Select, Table
+
+from service.store.records import UnknownId
+
+R = TypeVar("R")
+Page = tuple[list[R], bool]
+"""Records, and whether there are more."""
+
+
+def record_of(kind: type[R], row: Any) -> R:
+    """The record of class `kind` in a row that has at least its fields as columns."""
+    values: Mapping[str, Any] = row._mapping
+    return kind(**{field.name: values[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def values_of(record: Any) -> dict[str, Any]:
+    """The column values of a record, by name."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def newest_first(
+    connection: Connection,
+    query: Select[Any],
+    *,
+    kind: type[R],
+    table: Table,
+    order: Column[Any],
+    after: str | None,
+    limit: int,
+    noun: str,
+) -> Page[R]:
+    """One page of `query`, newest first by the column `order`, and whether there is more.
+
+    Raises:
+        UnknownId: `after` is no id that the unpaged query would give.
+    """
+    if after is not None:
+        start = connection.execute(query.with_only_columns(order).where(table.c.id == after)).scalar_one_or_none()
+        if start is None:
+            raise UnknownId(noun, after)
+        query = query.where(order < start)
+    rows = connection.execute(query.order_by(order.desc()).limit(limit + 1)).all()
+    return [record_of(kind, row) for row in rows[:limit]], len(rows) > limit

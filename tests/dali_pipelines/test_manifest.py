@@ -1,0 +1,111 @@
+"""The table of samples: access, hash, file, and that a large one opens at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dali_pipelines.manifest import Manifest
+
+
+def small(root: str = "/images", **changes) -> Manifest:
+    columns = {
+        "paths": ["a.jpg", "b/c.png", "d.gif"],
+        "sizes": [(3, 4), (5, 6), (7, 8)],
+        "labels": [1, 0, -1],
+        "captions": [["one", "two"], [], ["three"]],
+        "decoders": ["dali", "dali", "pillow"],
+        "class_names": ["cat", "dog"],
+    }
+    return Manifest.from_columns(Path(root), **(columns | changes))
+
+
+def test_columns_come_back_as_given():
+    manifest = small()
+    assert len(manifest) == 3
+    assert manifest.paths == ["a.jpg", "b/c.png", "d.gif"]
+    assert manifest.labels.tolist() == [1, 0, -1]
+    assert manifest.labels.dtype == np.int32
+    assert manifest.sizes.tolist() == [[3, 4], [5, 6], [7, 8]]
+    assert manifest.captions(0) == ["one", "two"]
+    assert manifest.captions(1) == []
+    assert manifest.num_captions == 3
+    assert manifest.needs_pillow.tolist() == [False, False, True]
+    assert manifest.files([1, 0]) == ["/images/b/c.png", "/images/a.jpg"]
+
+
+def test_labels_and_captions_may_be_missing():
+    manifest = Manifest.from_columns(Path("/images"), paths=["a.jpg"], sizes=[(1, 2)])
+    assert manifest.labels.tolist() == [-1]
+    assert manifest.captions(0) == []
+
+
+def test_a_saved_manifest_loads_equal(tmp_path):
+    manifest = small()
+    manifest.save(tmp_path / "m.arrow")
+    loaded = Manifest.load(tmp_path / "m.arrow")
+    assert loaded.table.equals(manifest.table)
+    assert (loaded.root, loaded.class_names, loaded.hash) == (manifest.root, manifest.class_names, manifest.hash)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.arrow"]
+
+
+def test_select_takes_rows_in_the_given_order():
+    chosen = small().select(np.array([2, 0]))
+    assert chosen.paths == ["d.gif", "a.jpg"]
+    assert chosen.captions(1) == ["one", "two"]
+    assert chosen.class_names == ("cat", "dog")
+    assert chosen.select([1, 0]).hash == small().select([0, 2]).hash
+
+
+def test_the_hash_ignores_the_root():
+    assert small("/images").hash == small("/elsewhere").hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"paths": ["a.jpg", "b/c.png", "d2.gif"]},
+        {"paths": ["a.jpgb", "/c.png", "d.gif"]},
+        {"sizes": [(4, 3), (5, 6), (7, 8)]},
+        {"labels": [0, 0, -1]},
+        {"captions": [["onet", "wo"], [], ["three"]]},
+        {"captions": [["one"], ["two"], ["three"]]},
+        {"class_names": ["cat", "wolf"]},
+    ],
+)
+def test_the_hash_notices_any_other_change(changes):
+    assert small(**changes).hash != small().hash
+
+
+OPEN_A_MILLION = """
+import resource, sys, time
+import numpy, pyarrow
+from dali_pipelines.manifest import Manifest
+before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+manifest = Manifest.load(sys.argv[1])
+assert len(manifest) == 1_000_000 and manifest.labels[999_999] == 9 and manifest.sizes[5, 0] == 640
+assert manifest.captions(123_456) == ["caption 123456"]
+assert manifest.files([999_999])[0].endswith("999999.jpg")
+print(time.monotonic() - started, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_million_rows_open_fast(tmp_path):
+    number = np.arange(1_000_000)
+    Manifest.from_columns(
+        Path("/images"),
+        paths=[f"some/class/folder/{i:06}.jpg" for i in number],
+        sizes=np.full((1_000_000, 2), 640),
+        labels=number % 10,
+        captions=[[f"caption {i}"] for i in number],
+        class_names=list("abcdefghij"),
+    ).save(tmp_path / "m.arrow")
+    command = [sys.executable, "-c", OPEN_A_MILLION, str(tmp_path / "m.arrow")]
+    seconds, megabytes = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert seconds < 2
+    assert megabytes < 500

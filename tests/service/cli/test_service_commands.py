@@ -1,0 +1,176 @@
+"""Commands that talk to the service, against a real one; nothing here trains."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Attune = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def failing_job(attune: Attune, service_url: str) -> str:
+    """A job whose data is not there: it is made, and fails at the data check."""
+    data = ("--set", "data.train=nowhere", "--set", "model.name=attune-tiny-32")
+    ended = attune("jobs", "create", "--recipe", "flyp", *data, "--metadata", "a=b", "--json", "--url", service_url)
+    assert ended.returncode == 0, ended.stderr
+    return str(json.loads(ended.stdout)["id"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("jobs", "list"),
+        ("jobs", "watch", "ftjob-x"),
+        ("models", "list"),
+        ("jobs", "create", "--recipe", "flyp", "--set", "data.train=x"),
+    ],
+)
+def test_no_service_exits_3(attune: Attune, command: tuple[str, ...]) -> None:
+    ended = attune(*command, "--url", "http://127.0.0.1:9")
+
+    assert ended.returncode == 3
+    assert "http://127.0.0.1:9" in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("jobs", "show", "ftjob-none"),
+        ("jobs", "watch", "ftjob-none"),
+        ("jobs", "logs", "ftjob-none"),
+        ("jobs", "events", "ftjob-none"),
+        ("jobs", "cancel", "ftjob-none"),
+        ("models", "show", "ft:none"),
+        ("models", "delete", "ft:none"),
+    ],
+)
+def test_what_does_not_exist_exits_4(attune: Attune, service_url: str, command: tuple[str, ...]) -> None:
+    ended = attune(*command, "--url", service_url)
+
+    assert ended.returncode == 4
+    assert command[2] in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 2
+
+
+def test_url_comes_from_the_environment_too(attune: Attune, service_url: str) -> None:
+    assert attune("jobs", "list", ATTUNE_URL=service_url).returncode == 0
+
+
+def test_bad_spec_is_refused_before_it_is_sent(attune: Attune) -> None:
+    ended = attune("jobs", "create", "--recipe", "flyp", "--set", "data.train=x", "--url", "http://127.0.0.1:9")
+    bad = attune("jobs", "create", "--recipe", "flyp", "--set", "optim.lr=-1", "--url", "http://127.0.0.1:9")
+
+    assert (ended.returncode, bad.returncode) == (3, 2)
+    assert "optim.lr" in bad.stderr
+
+
+def test_a_suffix_that_the_service_refuses_exits_2(attune: Attune, service_url: str) -> None:
+    given = ("--recipe", "flyp", "--set", "data.train=x", "--suffix", "no spaces here")
+    ended = attune("jobs", "create", *given, "--url", service_url)
+
+    assert ended.returncode == 2
+    assert "suffix" in ended.stderr
+
+
+def test_metadata_without_a_value_is_a_usage_error(attune: Attune, service_url: str) -> None:
+    ended = attune("jobs", "list", "--metadata", "novalue", "--url", service_url)
+
+    assert ended.returncode == 2
+    assert "KEY=VALUE" in ended.stderr
+
+
+def test_relative_data_is_taken_from_the_callers_folder(
+    attune: Attune, service_url: str, failing_job: str, tmp_path: Path
+) -> None:
+    shown = json.loads(attune("jobs", "show", failing_job, "--json", "--url", service_url).stdout)
+
+    assert shown["training_file"] == str(tmp_path / "nowhere")
+    assert shown["recipe"] == "flyp"
+    assert shown["metadata"] == {"a": "b"}
+    assert shown["checkpoints"] == []
+
+
+def test_jobs_are_listed_by_note(attune: Attune, service_url: str, failing_job: str) -> None:
+    with_note = json.loads(attune("jobs", "list", "--metadata", "a=b", "--json", "--url", service_url).stdout)
+    without = json.loads(attune("jobs", "list", "--metadata", "a=c", "--json", "--url", service_url).stdout)
+    table = attune("jobs", "list", "--url", service_url).stdout
+
+    assert failing_job in [job["id"] for job in with_note]
+    assert without == []
+    assert failing_job in table
+
+
+def test_watch_ends_with_the_job_and_says_why_it_failed(attune: Attune, service_url: str, failing_job: str) -> None:
+    watched = attune("jobs", "watch", failing_job, "--url", service_url, timeout_s=120)
+
+    assert watched.returncode == 1
+    assert "failed" in watched.stdout
+    assert "nowhere" in watched.stdout
+
+    as_json = attune("jobs", "watch", failing_job, "--json", "--url", service_url)
+    messages = [json.loads(line)["message"] for line in as_json.stdout.splitlines()]
+    assert as_json.returncode == 1
+    assert any("nowhere" in message for message in messages)
+
+    events = json.loads(attune("jobs", "events", failing_job, "--json", "--url", service_url).stdout)
+    assert {event["message"] for event in events} == set(messages)
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(attune: Attune, service_url: str, failing_job: str) -> None:
+    attune("jobs", "watch", failing_job, "--url", service_url, timeout_s=120)
+    ended = attune("jobs", "cancel", failing_job, "--url", service_url)
+
+    assert ended.returncode == 1
+    assert failing_job in ended.stderr
+
+
+def test_cancelled_job_reads_cancelled(attune: Attune, service_url: str, failing_job: str) -> None:
+    answer = attune("jobs", "cancel", failing_job, "--json", "--url", service_url)
+    started = time.monotonic()
+    watched = attune("jobs", "watch", failing_job, "--url", service_url, timeout_s=60)
+
+    assert json.loads(answer.stdout)["status"] == "cancelled"
+    assert watched.returncode == 1
+    assert time.monotonic() - started < 60
+
+
+def test_logs_of_the_data_check(attune: Attune, service_url: str, failing_job: str) -> None:
+    attune("jobs", "watch", failing_job, "--url", service_url, timeout_s=120)
+
+    assert attune("jobs", "logs", failing_job, "--url", service_url).returncode == 0
+    lines = attune("jobs", "logs", failing_job, "--json", "--url", service_url).stdout.splitlines()
+    assert all("text" in json.loads(line) for line in lines)
+
+
+def test_models_list_is_json(attune: Attune, service_url: str) -> None:
+    assert json.loads(attune("models", "list", "--json", "--url", service_url).stdout) == []
+
+
+def test_predict_without_a_file_is_a_usage_error(attune: Attune) -> None:
+    ended = attune("predict", "none.jpg", "--model", "ft:x")
+
+    assert ended.returncode == 2
+    assert "none.jpg" in ended.stderr
+
+
+def test_templates_without_classes_are_refused(attune: Attune, two_class_folder: Path) -> None:
+    image = two_class_folder / "dark" / "0.jpg"
+    ended = attune("predict", image, "--model", "ft:x", "--template", "a {}")
+
+    assert ended.returncode == 2
+    assert "--class-names" in ended.stderr
+
+
+def test_predict_with_an_unknown_model_exits_4(attune: Attune, service_url: str, two_class_folder: Path) -> None:
+    image = two_class_folder / "dark" / "0.jpg"
+    ended = attune("predict", image, "--model", "ft:x", "--class-names", "dark,bright", "--url", service_url)
+
+    assert ended.returncode == 4
+    assert "ft:x" in ended.stderr

@@ -1,0 +1,299 @@
+"""The client against a running service: every call, and what happens when the connection breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from service.client import AttuneClient
+from service.client_errors import (
+    BadRequest,
+    Conflict,
+    ConnectionFailed,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+    error_from_response,
+)
+
+TINY = {"model": "ViT-B-32", "recipe": "flyp"}
+
+
+def go_on(job):
+    """Let a waiting worker go on."""
+    (Path(job["job_dir"]) / "go").touch()
+
+
+def wait_for(client, job, *statuses, limit_s=30.0):
+    deadline = time.monotonic() + limit_s
+    while (found := client.job(job["id"]))["status"] not in statuses:
+        assert time.monotonic() < deadline, f"still {found['status']}"
+        time.sleep(0.02)
+    return found
+
+
+def test_a_job_runs_to_its_end_and_leaves_a_model(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data), suffix="pets", metadata={"team": "a"}, seed=3)
+    assert (job["object"], job["status"]) == ("fine_tuning.job", "validating_files")
+    events = list(client.events(job["id"]))
+    losses = [event["data"]["loss"] for event in events if event["type"] == "metrics"]
+    assert losses == [1, 1 / 2, 1 / 3]
+    done = client.job(job["id"])
+    assert (done["status"], done["error"], done["seed"], done["metadata"]) == ("succeeded", None, 3, {"team": "a"})
+    assert done["finished_at"] >= done["started_at"] >= done["created_at"]
+    assert [(a["number"], a["end_reason"], a["last_step"]) for a in done["attempts"]] == [(1, "completed", 3)]
+    model = client.model(done["fine_tuned_model"])
+    assert model["id"].startswith("ft:ViT-B-32:pets:")
+    assert (model["job"], model["task"], model["class_names"]) == (job["id"], "clip", ["cat", "dog"])
+    assert model["metrics"] == {"validation/top1": 0.75}
+    assert client.models() == [model]
+
+
+def test_the_stream_tells_the_same_as_the_pages(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data))
+    streamed = list(client.events(job["id"]))
+    paged, after, has_more = [], None, True
+    while has_more:
+        page, has_more = client.list_events(job["id"], after=after, limit=3)
+        paged += page
+        after = page[-1]["id"]
+    assert len(streamed) > 8
+    assert streamed == paged[::-1]
+    assert any(event["message"] == "naïve – ünïcode\nin two lines" for event in streamed)
+    resumed = list(client.events(job["id"], after=streamed[4]["id"]))
+    assert resumed == streamed[5:]
+
+
+def test_checkpoints_are_paged_newest_first(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data))
+    list(client.events(job["id"]))
+    first, has_more = client.checkpoints(job["id"], limit=2)
+    assert ([c["step_number"] for c in first], has_more) == ([3, 2], True)
+    rest, has_more = client.checkpoints(job["id"], after=first[-1]["id"])
+    assert ([c["step_number"] for c in rest], has_more) == ([1], False)
+    assert first[0]["metrics"] == {"step": 3, "validation/top1": 0.75}
+
+
+def test_jobs_are_listed_newest_first_and_by_metadata(client):
+    spec = {"data": {"train": "/nowhere"}}
+    jobs = [client.create_job(**TINY, spec=spec, metadata={"n": str(i % 2), "of": "5"}) for i in range(5)]
+    ids = [job["id"] for job in jobs]
+    page, has_more = client.jobs(limit=2)
+    assert ([job["id"] for job in page], has_more) == ([ids[4], ids[3]], True)
+    page, has_more = client.jobs(after=ids[3])
+    assert ([job["id"] for job in page], has_more) == ([ids[2], ids[1], ids[0]], False)
+    page, _ = client.jobs(metadata={"n": "1", "of": "5"})
+    assert [job["id"] for job in page] == [ids[3], ids[1]]
+    assert client.jobs(metadata={"n": "7"}) == ([], False)
+
+
+def test_a_running_job_is_cancelled_and_reads_so_at_once(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data), metadata={"end": "wait"})
+    wait_for(client, job, "running")
+    assert client.cancel(job["id"])["status"] == "cancelled"
+    assert [event["message"] for event in client.events(job["id"])][-1] == "Job cancelled"
+    assert client.job(job["id"])["attempts"][0]["end_reason"] == "cancelled"
+    with pytest.raises(Conflict, match="cancelled"):
+        client.cancel(job["id"])
+
+
+def test_bad_data_fails_the_job_and_names_the_field(client):
+    job = client.create_job(**TINY, training_file="/nowhere")
+    list(client.events(job["id"]))
+    failed = client.job(job["id"])
+    assert (failed["status"], failed["error"]["param"]) == ("failed", "data.train.path")
+    assert "/nowhere" in failed["error"]["message"]
+    assert b"looked at" in "".join(client.logs(job["id"])).encode()
+
+
+def test_a_failing_run_tells_why(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data), metadata={"end": "fail"})
+    failed = wait_for(client, job, "failed")
+    assert failed["error"] == {"code": "non_finite_loss", "message": "the run failed at step 1", "param": None}
+    assert failed["fine_tuned_model"] is None
+
+
+def test_logs_are_read_and_followed(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data), metadata={"end": "wait"})
+    wait_for(client, job, "running")
+    threading.Timer(0.3, go_on, [job]).start()
+    followed = "".join(client.logs(job["id"], follow=True))
+    assert "attempt 1 will wait\n" in followed
+    assert followed.endswith("step 1\nstep 2\nstep 3\n")
+    assert "".join(client.logs(job["id"], attempt=1)).endswith("step 3\n")
+    with pytest.raises(NotFound, match="no attempt 2"):
+        list(client.logs(job["id"], attempt=2))
+
+
+def test_recipes_are_listed_and_shown(client):
+    assert {recipe["id"] for recipe in client.recipes()} >= {"flyp", "contrastive"}
+    assert client.recipe("flyp")["spec"]["objective"]["name"] == "class_prompts"
+    with pytest.raises(NotFound, match="Did you mean flyp"):
+        client.recipe("flip")
+
+
+def test_a_model_is_taken_off_the_register(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data))
+    list(client.events(job["id"]))
+    name = client.job(job["id"])["fine_tuned_model"]
+    assert client.delete_model(name) == {"id": name, "object": "model", "deleted": True}
+    with pytest.raises(NotFound, match="registered") as caught:
+        client.model(name)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
+    assert client.models() == []
+
+
+def test_a_registered_model_is_where_a_next_job_starts(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data), suffix="pets")
+    list(client.events(job["id"]))
+    first = client.job(job["id"])
+    name = first["fine_tuned_model"]
+    second = client.create_job(model=name, recipe="flyp", training_file=str(service.data))
+    assert second["model"] == name
+    assert second["spec"]["model"]["name"] == f"local-dir:{first['job_dir']}/export"
+    with pytest.raises(BadRequest, match=f"Did you mean {name}") as caught:
+        client.create_job(model=name[:-1], recipe="flyp", training_file=str(service.data))
+    assert caught.value.param == "model.name"
+
+
+def test_all_problems_of_a_spec_come_at_once(client):
+    with pytest.raises(BadRequest) as caught:
+        client.create_job(model="ViT-B-32", spec={"optim": {"lr": -1, "lrr": 2}, "data": {"train": "/d"}})
+    error = caught.value
+    assert (error.status, error.code, error.param) == (400, "invalid_spec", "optim.lr")
+    assert [problem["field"] for problem in error.problems] == ["optim.lr", "optim.lrr"]
+    assert "Did you mean lr" in error.message
+    assert error.request_id.startswith("req_")
+    assert client.jobs() == ([], False)
+
+
+def test_health_tells_each_part(client, service):
+    assert client.health()["status"] == "ready"
+    service.app.state.runner.stop()
+    health = client.health()
+    assert health["status"] == "not_ready"
+    assert [name for name, part in health["parts"].items() if not part["ok"]] == ["jobs"]
+
+
+def test_an_unknown_job_is_named(client):
+    with pytest.raises(NotFound, match="ftjob-none"):
+        client.job("ftjob-none")
+    with pytest.raises(NotFound, match="ftjob-none"):
+        next(client.events("ftjob-none"))
+    with pytest.raises(NotFound, match="ftevent-none") as caught:
+        client.list_events(client.create_job(**TINY, training_file="/d")["id"], after="ftevent-none")
+    assert caught.value.param == "after"
+
+
+def test_nobody_there():
+    with AttuneClient("http://127.0.0.1:9", timeout_s=2) as client:
+        with pytest.raises(ConnectionFailed, match="is the service running"):
+            client.models()
+        with pytest.raises(ConnectionFailed):
+            next(client.events("ftjob-1", reconnect_for_s=0.2))
+        with pytest.raises(ConnectionFailed):
+            next(client.logs("ftjob-1"))
+
+
+class Relay:
+    """Passes connections on to a service and can break them all."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self.num_connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def break_connections(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):  # it may have ended by itself
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listening.close()
+        self.break_connections()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                one, _ = self._listening.accept()
+            except OSError:
+                return
+            self.num_connections += 1
+            other = socket.create_connection(("127.0.0.1", self._to))
+            self._open += [one, other]
+            for source, sink in ((one, other), (other, one)):
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+
+def test_a_broken_stream_goes_on_where_it_broke_off(client, service):
+    relay = Relay(int(service.url.rpartition(":")[2]))
+    job = client.create_job(**TINY, training_file=str(service.data), metadata={"end": "wait"})
+    with AttuneClient(f"http://127.0.0.1:{relay.port}", timeout_s=10) as relayed:
+        seen = []
+        for event in relayed.events(job["id"]):
+            seen.append(event)
+            if "Training for" in event["message"] or event["type"] == "metrics":
+                relay.break_connections()
+                go_on(job)
+    relay.close()
+    assert relay.num_connections > 2
+    events, _ = client.list_events(job["id"], limit=100)
+    assert seen == events[::-1]
+
+
+def test_a_stream_outlives_a_restart_of_the_service(start_service):
+    first = start_service()
+    port = int(first.url.rpartition(":")[2])
+    with AttuneClient(first.url, timeout_s=10) as client:
+        job = client.create_job(**TINY, training_file=str(first.data), metadata={"end": "wait"})
+        seen = []
+        for event in client.events(job["id"]):
+            seen.append(event)
+            if "Training for" in event["message"]:
+                first.stop()
+                start_service(port=port)
+                go_on(job)
+        assert client.job(job["id"])["status"] == "succeeded"
+        assert client.job(job["id"])["num_attempts"] == 1
+        events, _ = client.list_events(job["id"], limit=100)
+        assert seen == events[::-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, BadRequest), (413, BadRequest), (422, BadRequest), (404, NotFound), (409, Conflict), (500, ServerError)],
+)
+def test_each_status_has_its_class(status, kind):
+    error = error_from_response(status, b'{"error": {"message": "m", "code": "c", "param": "p"}}', {})
+    assert type(error) is kind
+    assert (str(error), error.code, error.param, error.status) == ("m", "c", "p", status)
+
+
+def test_overload_carries_the_time_to_wait():
+    error = error_from_response(429, b'{"error": {"message": "later"}}', {"retry-after": "7"})
+    assert isinstance(error, TooManyRequests)
+    assert error.retry_after_s == 7
+
+
+def test_an_answer_that_is_not_attunes_is_quoted():
+    error = error_from_response(502, b"<html>bad gateway</html>", {})
+    assert isinstance(error, ServerError)
+    assert "bad gateway" in str(error)

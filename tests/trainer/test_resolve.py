@@ -1,0 +1,123 @@
+import subprocess
+import sys
+
+import pytest
+
+from trainer.recipes import RECIPES
+from trainer.resolve import SpecError, read_spec_file, resolve
+from trainer.spec import JobSpec
+
+
+def problems_of(**arguments):
+    with pytest.raises(SpecError) as caught:
+        resolve(**arguments)
+    return {problem.field: problem.message for problem in caught.value.problems}
+
+
+def with_data(**spec):
+    return {"data": {"train": "photos"}, **spec}
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_resolves_and_survives_a_round_trip_through_json(name):
+    spec = resolve(recipe=name, spec=with_data())
+    assert spec.recipe == name
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_overrides_win_over_the_spec_which_wins_over_the_recipe():
+    base = resolve(recipe="flyp", spec=with_data())
+    spec = resolve(recipe="flyp", spec=with_data(optim={"lr": 2e-4, "weight_decay": 0.3}), overrides=["optim.lr=3e-3"])
+    assert (base.optim.lr, base.optim.weight_decay) == (1e-5, 0.1)
+    assert (spec.optim.lr, spec.optim.weight_decay) == (3e-3, 0.3)
+    assert spec.optim.decay_vectors is base.optim.decay_vectors is True
+
+
+def test_a_recipe_named_inside_the_spec_counts():
+    assert resolve(spec={"recipe": "contrastive", **with_data()}).optim.weight_decay == 0.5
+
+
+def test_a_new_objective_drops_the_old_ones_fields():
+    spec = resolve(recipe="contrastive", spec=with_data(objective={"name": "classification"}))
+    assert spec.objective.name == "classification"
+
+
+def test_a_change_within_the_objective_keeps_its_other_fields():
+    spec = resolve(
+        spec=with_data(model="ViT-B-32", objective={"name": "classification", "head": "fresh"}),
+        overrides=["objective.label_smoothing=0.1"],
+    )
+    assert (spec.objective.head, spec.objective.label_smoothing) == ("fresh", 0.1)
+
+
+def test_bare_paths_stand_for_sources_by_their_ending():
+    spec = resolve(spec={"model": "ViT-B-32", "data": {"train": "pairs.tsv", "validation": {"path": "held"}}})
+    assert (spec.data.train.format, spec.data.validation.format) == ("csv", "image_folder")
+
+
+def test_registered_models_become_local_folders():
+    spec = resolve(spec=with_data(model="ft:mine"), registered_models={"ft:mine": "/models/mine"})
+    assert spec.model.name == "local-dir:/models/mine"
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "words"),
+    [
+        ({"optim": {"lrr": 1}}, "optim.lrr", ["Did you mean lr?", "weight_decay"]),
+        ({"optim": {"lr": -1}}, "optim.lr", ["greater than 0", "-1"]),
+        ({"objective": {"name": "class_prompts", "head": 1}}, "objective.head", ["Allowed: max_logit_scale, name"]),
+        ({"data": {"train": {"path": "x.csv", "colum": 1}}}, "data.train.colum", ["image_column"]),
+        ({"batch": {"global_size": 100, "micro_size": 8}, "parallel": {"devices": 4}}, "batch.global_size", ["96 or 128"]),
+        ({"parallel": {"zero_stage": 1, "offload_parameters": "cpu"}}, "parallel.offload_parameters", ["zero_stage 3"]),
+        ({"parallel": {"zero_stage": 3, "offload_optimizer": "nvme"}}, "parallel.nvme_path", ["nvme_path"]),
+        ({"parallel": {"zero_stage": 4}}, "parallel.zero_stage", ["less than or equal to 3", "4"]),
+        ({"data": {"train": "x", "templates": ["a photo"]}}, "data.templates", ["a photo", "{}", "imagenet"]),
+        ({"model": "timm/vit_base_patch16_224.x"}, "objective.name", ["text tower"]),
+        ({"schedule": {"warmup_steps": 9, "max_steps": 5}}, "schedule.warmup_steps", ["9", "5"]),
+        ({"export": {"weights": "ema"}}, "export.weights", ["optim.ema_decay"]),
+        ({"data": {"train": {"format": "csv", "path": "t.csv"}}}, "data.train.label_column", ["class_prompts"]),
+    ],
+)
+def test_bad_specs_name_the_field_and_what_is_allowed(spec, field, words):
+    problems = problems_of(recipe="flyp", spec=spec)
+    assert field in problems, problems
+    for word in words:
+        assert word in problems[field]
+
+
+def test_all_problems_are_reported_at_once():
+    problems = problems_of(recipe="flyp", spec=with_data(optim={"lr": -1, "nope": 1}, seed=-3))
+    assert {"optim.lr", "optim.nope", "seed"} <= set(problems)
+
+
+def test_unknown_recipes_name_near_ones():
+    assert "Did you mean flyp?" in problems_of(recipe="flypp")["recipe"]
+
+
+def test_training_data_is_needed_to_run_but_not_to_plan():
+    assert "data.train" in problems_of(recipe="flyp")
+    assert resolve(recipe="flyp", runnable=False).data.train is None
+
+
+@pytest.mark.parametrize("override", ["optim.lr", "=3", "optim.lr=[1"])
+def test_malformed_overrides_are_refused(override):
+    assert problems_of(recipe="flyp", spec=with_data(), overrides=[override])
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [1", "just text"])
+def test_spec_files_must_hold_a_mapping(tmp_path, content):
+    path = tmp_path / "job.yaml"
+    path.write_text(content)
+    with pytest.raises(SpecError, match="job.yaml"):
+        read_spec_file(path)
+
+
+def test_a_missing_spec_file_is_named(tmp_path):
+    with pytest.raises(SpecError, match=r"nothing\.yaml"):
+        read_spec_file(tmp_path / "nothing.yaml")
+
+
+def test_the_contract_imports_no_torch():
+    modules = "trainer.resolve, trainer.events, trainer.job_dir, trainer.schedules"
+    code = f"import sys, {modules}; sys.exit(any(m in sys.modules for m in ('torch', 'deepspeed', 'open_clip', 'timm')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,151 @@
+"""One attempt at a job, from the command line to `exit.json`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from dali_pipelines.loader import BadSampleError
+from trainer import checkpoint, distributed, events, preflight
+from trainer.distributed import StopRequest, agree
+from trainer.errors import TrainingError, UnusableDataError
+from trainer.job_dir import EXIT_INTERRUPTED, Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
+from trainer.loop import train
+from trainer.resolve import SpecError, SpecProblem, read_spec_file, resolve
+from trainer.spec import JobSpec
+
+# What torch says on the ranks that are left when another one dies: not their own failure.
+_PEER_LOST = re.compile(r"(?i)connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|socket|peer")
+_EXIT_CODES = {"succeeded": 0, "failed": 1, "interrupted": EXIT_INTERRUPTED}
+
+
+def run_attempt(arguments: argparse.Namespace) -> int:
+    """Run an attempt on this rank and return the process's exit code."""
+    stop = StopRequest()
+    stop.listen()
+    stop.watch_launcher()
+    device = distributed.join()
+    job = JobDir(agree(_job_dir(arguments)))
+    try:
+        spec = _settle_spec(arguments, job=job)
+    except SpecError as error:
+        if dist.get_rank() == 0:
+            print(f"bad spec\n{error}", file=sys.stderr)
+        return 2
+    attempt = job.attempt(agree(arguments.attempt or _next_number(job)))
+    try:
+        _open_attempt(attempt, job=job, resume=arguments.resume)
+        _require_good_data(spec, job=job)
+        ended = train(spec, job=job, attempt=attempt, resume=arguments.resume, device=device, stop=stop)
+    except Exception as error:
+        ended = _failure(error, job=job)
+        if ended is None:
+            print(f"rank {dist.get_rank()}: another rank is gone: {error}", file=sys.stderr)
+            os._exit(1)  # a process group that lost a member cannot be left in order
+        _record(ended, attempt)
+        os._exit(2 if ended.reason in ("bad_spec", "bad_data") else 1)
+    if dist.get_rank() == 0:
+        _record(ended, attempt)
+    distributed.leave()
+    return _EXIT_CODES[ended.status]
+
+
+def _job_dir(arguments: argparse.Namespace) -> Path:
+    return (arguments.job_dir or Path("jobs") / time.strftime("%Y%m%d-%H%M%S")).resolve()
+
+
+def _settle_spec(arguments: argparse.Namespace, *, job: JobDir) -> JobSpec:
+    """The spec in the job folder, or a new one from the command line, which is then written there."""
+    given = bool(arguments.spec or arguments.recipe or arguments.overrides or arguments.deepspeed_config)
+    if job.spec.exists() and not given:
+        return job.read_spec()
+    overrides = list(arguments.overrides)
+    if arguments.deepspeed_config:
+        overrides.append(f"parallel.deepspeed_config={Path(arguments.deepspeed_config).resolve()}")
+    content = read_spec_file(arguments.spec) if arguments.spec else {}
+    spec = resolve(recipe=arguments.recipe, spec=content, overrides=overrides)
+    if job.spec.exists() and job.read_spec() != spec:
+        message = f"{job.path} holds a job with another spec; leave the spec out to go on with it, or use another folder"
+        raise SpecError([SpecProblem(field="job-dir", message=message)])
+    dist.barrier()
+    if dist.get_rank() == 0:
+        _refuse_used_folder(job, arguments)
+        write_json_atomically(job.spec, spec)
+    dist.barrier()
+    return spec
+
+
+def _refuse_used_folder(job: JobDir, arguments: argparse.Namespace) -> None:
+    if job.published_checkpoints() and not arguments.resume:
+        message = f"{job.path} already holds checkpoints; add --resume to go on from them, or use another folder"
+        raise SpecError([SpecProblem(field="job-dir", message=message)])
+
+
+def _next_number(job: JobDir) -> int:
+    attempts = job.attempts()
+    return attempts[-1].number + 1 if attempts else 1
+
+
+def _open_attempt(attempt: AttemptDir, *, job: JobDir, resume: bool) -> None:
+    if dist.get_rank() != 0:
+        return
+    checkpoint.remove_leftovers(job, before_attempt=attempt.number)
+    if not attempt.record.exists():
+        write_json_atomically(attempt.record, Attempt(number=attempt.number, resume=resume, created_at=time.time()))
+
+
+def _require_good_data(spec: JobSpec, *, job: JobDir) -> None:
+    """Rank 0 looks at the data unless that was done before; all ranks stop if it cannot be used."""
+    report = job.read_preflight_report()
+    if report is None and dist.get_rank() == 0:
+        report = preflight.run(spec, job=job)
+    report = agree(report)
+    if not report.ok:
+        raise UnusableDataError("; ".join(p.message for p in report.problems if p.fatal))
+
+
+def _failure(error: Exception, *, job: JobDir) -> ExitRecord | None:
+    """How an error ends the attempt; None if it only says that another rank is gone."""
+    reason = _reason(error)
+    if reason is None:
+        return None
+    if reason == "error":
+        traceback.print_exc()
+    message = f"{type(error).__name__}: {error}" if reason == "error" else str(error)
+    steps = [name.step for name in job.published_checkpoints()]
+    return ExitRecord(status="failed", reason=reason, message=message, step=max(steps, default=0), time=time.time())
+
+
+def _reason(error: Exception) -> str | None:
+    match error:
+        case TrainingError():
+            return error.reason
+        case BadSampleError():
+            return UnusableDataError.reason
+        case torch.OutOfMemoryError() | MemoryError():
+            return "out_of_memory"
+        case dist.DistError():
+            return None
+        case RuntimeError() if dist.get_world_size() > 1 and _PEER_LOST.search(str(error)):
+            return None
+    return "error"
+
+
+def _record(ended: ExitRecord, attempt: AttemptDir) -> None:
+    """Write exit.json unless another rank already said why the attempt ended."""
+    if attempt.exit.exists():
+        return
+    level = "error" if ended.status == "failed" else "info"
+    with events.EventWriter(attempt.events) as writer:
+        writer.write(events.Message(level=level, message=ended.message))
+    write_json_atomically(attempt.exit, ended)
+    stream = sys.stderr if ended.status == "failed" else sys.stdout
+    print(f"{ended.status}: {ended.message}", file=stream, flush=True)

@@ -1,0 +1,180 @@
+"""Checkpoints: everything a job needs to go on as if nothing had happened.
+
+    checkpoints/step-40-attempt-2/
+      checkpoint.json         step, metrics, spec, number of ranks: CheckpointRecord
+      deepspeed/state/        model, optimizer and moving average, a file a rank, in DeepSpeed's layout
+      random-rank-0.safetensors ...   random state of each rank
+
+All ranks save; the folder is written under a hidden name and published by one rename, so what has the public name
+is whole. The position in the data needs no file of its own: the step determines it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel
+from safetensors.torch import load_file, save_file
+
+from trainer.distributed import cpu_group
+from trainer.errors import DiskFullError, UnusableSpecError
+from trainer.job_dir import CheckpointName, JobDir, write_json_atomically
+from trainer.spec import CheckpointSpec, JobSpec
+
+_RECORD = "checkpoint.json"
+_TAG = "state"
+_SAFETY = 1.2  # of the estimated size must be free before a save begins
+
+
+class CheckpointRecord(BaseModel):
+    """`checkpoint.json`."""
+
+    step: int
+    """Optimizer steps done."""
+    attempt: int
+    """Attempt that saved it."""
+    world_size: int
+    """Ranks that saved it; the same number must load it."""
+    metrics: dict[str, float]
+    """`DATASET/METRIC` at this step, of the better weights if there are two kinds."""
+    ema_metrics: dict[str, float] = {}
+    """The same for the moving average alone."""
+    raw_metrics: dict[str, float] = {}
+    """The same for the raw weights alone."""
+    spec: JobSpec
+    """The job."""
+
+
+def save(engine: Any, *, job: JobDir, name: CheckpointName, record: CheckpointRecord) -> None:
+    """Publish a checkpoint. All ranks must call it.
+
+    Raises:
+        DiskFullError: on every rank, before anything is written, if any rank lacks the room.
+    """
+    final = job.checkpoint(name)
+    partial = final.with_name(f".{name}.partial")
+    rank = dist.get_rank()
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    _refuse_if_disk_is_full(engine, folder=job.checkpoints)
+    try:
+        engine.save_checkpoint(str(partial / "deepspeed"), tag=_TAG, save_latest=False)
+        save_file(_random_state(), partial / f"random-rank-{rank}.safetensors")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(errno.ENOSPC, f"no room left for {name} in {job.checkpoints}") from error
+        raise
+    dist.barrier()
+    if rank == 0:
+        write_json_atomically(partial / _RECORD, record)
+        _sync_files(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    dist.barrier()
+
+
+def load(engine: Any, *, job: JobDir, name: CheckpointName) -> CheckpointRecord:
+    """Restore weights, optimizer, moving average and random state. All ranks must call it.
+
+    Raises:
+        UnusableSpecError: the checkpoint was saved by another number of ranks.
+    """
+    folder = job.checkpoint(name)
+    record = read_record(folder)
+    if record.world_size != dist.get_world_size():
+        raise UnusableSpecError(
+            f"{name} was saved by {record.world_size} ranks and cannot be loaded by {dist.get_world_size()}; "
+            f"resume on {record.world_size} devices"
+        )
+    path, _ = engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
+    if path is None:
+        raise UnusableSpecError(f"DeepSpeed found no state in {folder}")
+    _restore_random_state(load_file(folder / f"random-rank-{dist.get_rank()}.safetensors"))
+    return record
+
+
+def read_record(folder: Path) -> CheckpointRecord:
+    """The record of a published checkpoint."""
+    return CheckpointRecord.model_validate_json((folder / _RECORD).read_bytes())
+
+
+def superseded(job: JobDir, *, spec: CheckpointSpec, metric: str) -> list[CheckpointName]:
+    """The published checkpoints that the policy does not keep."""
+    names = job.published_checkpoints()
+    keep = set(names[-spec.keep_latest :])
+    scored = [(read_record(job.checkpoint(name)).metrics.get(metric), name) for name in names]
+    ranked = sorted((pair for pair in scored if pair[0] is not None), key=lambda pair: pair[0], reverse=True)
+    keep.update(name for _, name in ranked[: spec.keep_best])
+    return [name for name in names if name not in keep]
+
+
+def best(job: JobDir, *, metric: str) -> CheckpointName | None:
+    """The published checkpoint with the highest `metric`, the latest of equals; None if none has it."""
+    scored = [(read_record(job.checkpoint(n)).metrics.get(metric), n.step, n) for n in job.published_checkpoints()]
+    return max((s for s in scored if s[0] is not None), default=(None, 0, None), key=lambda s: (s[0], s[1]))[2]
+
+
+def remove(job: JobDir, name: CheckpointName) -> None:
+    """Remove a published checkpoint: hidden first, so that nobody finds half of it."""
+    path = job.checkpoint(name)
+    hidden = path.with_name(f".{name}.removed")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(job: JobDir, *, before_attempt: int) -> None:
+    """Clear what earlier attempts left behind when they died while saving or removing."""
+    for folder in job.checkpoints.glob(".step-*"):
+        name = CheckpointName.parse(folder.stem.removeprefix("."))
+        if name is not None and name.attempt < before_attempt:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_if_disk_is_full(engine: Any, *, folder: Path) -> None:
+    """Every rank writes its shard; what one rank lacks, all must know before any of them waits for the others."""
+    needed = _bytes_to_save(engine) * dist.get_world_size() * _SAFETY
+    folder.mkdir(parents=True, exist_ok=True)
+    lacking = torch.tensor([int(shutil.disk_usage(folder).free < needed)])
+    dist.all_reduce(lacking, group=cpu_group(), op=dist.ReduceOp.MAX)
+    if lacking.item():
+        raise DiskFullError(
+            errno.ENOSPC, f"a checkpoint needs about {needed / 2**20:.0f} MiB in {folder}, and there is less"
+        )
+
+
+def _bytes_to_save(engine: Any) -> int:
+    """An upper estimate for one rank: its share of fp32 master, two moments and average, plus the module."""
+    total = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    sharded = 16 * total // (dist.get_world_size() if engine.zero_optimization_stage() else 1)
+    return sharded + 4 * total // dist.get_world_size()
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _sync_files(folder: Path) -> None:
+    """Make the content durable before the rename makes it visible."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

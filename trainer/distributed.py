@@ -1,0 +1,121 @@
+"""Ranks: joining the process group, control values over all of them, and noticing when a launcher dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import psutil
+import torch
+import torch.distributed as dist
+
+_LAUNCHER_POLL_S = 0.5
+_GRACE_S = 120.0  # a worker that lost its launcher has this long for its last checkpoint
+
+_control_group: Any = None
+
+
+def join() -> torch.device:
+    """Join the process group that the launcher describes in the environment (a group of one without a launcher).
+
+    Returns this rank's device: a GPU if there is one, otherwise the CPU.
+    """
+    global _control_group
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    if os.environ["WORLD_SIZE"] == "1":
+        os.environ.setdefault("MASTER_PORT", "0")
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        # Its shared-memory collectives compile on first use, which needs a compiler; gloo needs none.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    _control_group = dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD
+    return device
+
+
+def leave() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def cpu_group() -> Any:
+    """The group for control values: on the CPU, so that asking never waits for the GPU."""
+    return _control_group
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` holds on any rank; the same answer everywhere. All ranks must call it."""
+    value = torch.tensor([int(flag)])
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_control_group)
+    return bool(value.item())
+
+
+def agree(value: Any) -> Any:
+    """Rank 0's `value`, on every rank. All ranks must call it."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_control_group)
+    return box[0]
+
+
+def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over ranks. All ranks must call it."""
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGINT, or the death of the launcher; the loop looks at it between steps."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop, or None."""
+        return self._reason
+
+    def ask(self, reason: str) -> None:
+        """Ask the loop to stop after the current step."""
+        self._reason = self._reason or reason
+
+    def listen(self) -> None:
+        """Listen to signals from now on."""
+
+        def on_signal(number: int, _: FrameType | None) -> None:
+            self.ask(f"{signal.Signals(number).name} received")
+
+        signal.signal(signal.SIGTERM, on_signal)
+        signal.signal(signal.SIGINT, on_signal)
+
+    def watch_launcher(self, *, kill: Callable[[], None] = lambda: os._exit(1)) -> None:
+        """Stop when the parent or grandparent process goes, and end at once if that takes too long.
+
+        The parent is DeepSpeed's launch.py, the grandparent its runner; a worker whose launcher was killed would
+        otherwise train on as an orphan. Without that launcher there is nothing to watch.
+        """
+        watched = [p for p in psutil.Process().parents()[:2] if any("deepspeed" in word for word in p.cmdline())]
+        if not watched:
+            return
+
+        def watch() -> None:
+            while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in watched):
+                time.sleep(_LAUNCHER_POLL_S)
+            self.ask("the launcher is gone")
+            time.sleep(_GRACE_S)
+            kill()
+
+        threading.Thread(target=watch, name="launcher-watch", daemon=True).start()

@@ -1,0 +1,91 @@
+"""How fast training goes: images a second, waiting for data, time left, model FLOP utilisation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+# Dense bf16 peak in FLOP/s, by a part of the name that the driver reports (vendor data sheets).
+_PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "A10": 125e12,
+    "L4": 121e12,
+}
+
+
+class ThroughputMeter:
+    """Counts samples and waiting between logged steps; evaluation and checkpoints do not count as training time."""
+
+    def __init__(self, *, samples_per_step: int, remaining_steps: int) -> None:
+        self._samples_per_step = samples_per_step
+        self._remaining_steps = remaining_steps
+        self._total_seconds = 0.0
+        self._total_steps = 0
+        self._steps = 0
+        self._waited = 0.0
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside is waiting for data."""
+        begin = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begin
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside is not training time."""
+        begin = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - begin
+
+    def count_step(self) -> None:
+        """One more optimizer step is done."""
+        self._steps += 1
+
+    def read(self) -> tuple[float, float, float]:
+        """Samples a second and data-wait share since the last reading, and seconds left; starts a new interval."""
+        now = time.perf_counter()
+        seconds = max(now - self._started, 1e-9)
+        rate = self._steps * self._samples_per_step / seconds
+        wait_share = min(1.0, self._waited / seconds)
+        self._total_seconds += seconds
+        self._total_steps += self._steps
+        self._remaining_steps -= self._steps
+        left = self._remaining_steps * self._total_seconds / max(1, self._total_steps)
+        self._steps, self._waited, self._started = 0, 0.0, now
+        return rate, wait_share, left
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's dense bf16 peak in FLOP/s, or None if it is not a known GPU."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
+
+
+def forward_flops(module: nn.Module, *inputs: Tensor) -> int:
+    """FLOPs of one forward pass: two for each multiply-add of matrix products, convolutions and attention."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        module(*inputs)
+    return int(counter.get_total_flops())
+
+
+def model_flop_utilisation(
+    *, flops_per_sample: int, samples_per_s: float, world_size: int, device: torch.device
+) -> float | None:
+    """Share of the peak that the model's arithmetic uses: forward plus twice that for backward, no recomputation."""
+    peak = peak_flops(device)
+    return None if peak is None else 3 * flops_per_sample * samples_per_s / (peak * world_size)
