@@ -22,7 +22,7 @@ from dali_pipelines.transforms import Augment, Preprocess
 Graph = Callable[[Mapping[str, DataNode]], DataNode]
 
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32).reshape(1, 1, 3)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def training_inputs(augment: Augment, *, any_in_memory: bool) -> list[str]:
@@ -143,7 +143,7 @@ def rand_augment_op(
         Kind.POSTERIZE: lambda: images & fn.cast(number, dtype=types.UINT8),
         Kind.SOLARIZE_ADD: lambda: _solarize_add(images, fn.cast(number, dtype=types.UINT8)),
         Kind.BRIGHTNESS: lambda: fn.brightness(images, brightness=amount),
-        Kind.CONTRAST: lambda: _contrast(images, number),
+        Kind.CONTRAST: lambda: _contrast(images, number, on_gpu),
         Kind.COLOR: lambda: fn.saturation(images, saturation=amount),
         Kind.SHARPNESS: lambda: fn.filter(images, kernel.gpu() if on_gpu else kernel),
         Kind.AUTO_CONTRAST: lambda: _auto_contrast(images),
@@ -210,7 +210,7 @@ def _color_jitter(images: DataNode, factors: DataNode, widths: Sequence[float], 
     if brightness:
         images = fn.brightness(images, brightness=factors[0])
     if contrast:
-        images = _contrast(images, numbers[1])
+        images = _contrast(images, numbers[1], on_gpu)
     if saturation:
         images = fn.saturation(images, saturation=factors[2])
     if hue:
@@ -220,9 +220,14 @@ def _color_jitter(images: DataNode, factors: DataNode, widths: Sequence[float], 
 
 def _warp(images: DataNode, matrix: DataNode, fill: Sequence[int], on_gpu: bool) -> DataNode:
     # The operator fills with one number for all channels, so the fill colour is made the zero.
-    fill_rgb = types.Constant(np.array(fill, np.int16).reshape(1, 1, 3), device="gpu" if on_gpu else "cpu")
+    fill_rgb = _color(np.array(fill, np.int16), on_gpu)
     centred = fn.cast(images, dtype=types.INT16) - fill_rgb
     return fn.cast(fn.warp_affine(centred, matrix=matrix, fill_value=0) + fill_rgb, dtype=types.UINT8)
+
+
+def _color(values: np.ndarray, on_gpu: bool) -> DataNode:
+    """A number for each channel, on the images' device."""
+    return types.Constant(values.reshape(1, 1, 3), device="gpu" if on_gpu else "cpu")
 
 
 def _solarize(images: DataNode, threshold: DataNode) -> DataNode:
@@ -234,10 +239,10 @@ def _solarize_add(images: DataNode, addend: DataNode) -> DataNode:
     return images + (images < types.Constant(128, dtype=types.UINT8)) * addend
 
 
-def _contrast(images: DataNode, factor: DataNode) -> DataNode:
+def _contrast(images: DataNode, factor: DataNode, on_gpu: bool) -> DataNode:
     """Blend with the mean grey, which Pillow rounds to a whole step."""
     mean_rgb = fn.reductions.mean(images, axis_names="HW", keep_dims=True)
-    grey = dmath.floor(fn.reductions.sum(mean_rgb * types.Constant(_LUMA), axis_names="C", keep_dims=True) + 0.5)
+    grey = dmath.floor(fn.reductions.sum(mean_rgb * _color(_LUMA, on_gpu), axis_names="C", keep_dims=True) + 0.5)
     return fn.cast_like(grey + (images - grey) * factor, images)
 
 

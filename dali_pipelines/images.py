@@ -11,7 +11,7 @@ import torch
 
 from dali_pipelines import graphs, pillow_images
 from dali_pipelines.pillow_images import ImageFacts, UnreadableImage
-from dali_pipelines.stream import default_num_threads, to_torch
+from dali_pipelines.stream import default_num_threads, run
 from dali_pipelines.transforms import Preprocess, resize_regions
 
 
@@ -93,8 +93,7 @@ class ImageDecoder:
 
     def _run(self, encoded: list[np.ndarray], sizes: np.ndarray) -> torch.Tensor:
         self._inputs = [encoded, *resize_regions(sizes, self._preprocess)]
-        (output,) = self._pipeline.run()
-        return to_torch(output, self._device)
+        return run(self._pipeline, self._device)
 
     def _prepare(self, image: bytes) -> tuple[np.ndarray, ImageFacts] | UnreadableImage:
         exif = self._preprocess.exif

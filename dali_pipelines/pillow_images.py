@@ -79,8 +79,10 @@ def as_ppm(source: Path | str | bytes, *, exif: Exif = "ignore") -> np.ndarray:
 
 
 def _facts(image: Image.Image, exif: Exif) -> ImageFacts:
-    orientation = image.getexif().get(_ORIENTATION, 1) if exif == "apply" else 1
-    width, height = reversed(image.size) if orientation in _SIDEWAYS else image.size
+    turned_by_pillow = image.format == "TIFF"  # on loading, whatever `exif` says
+    orientation = image.getexif().get(_ORIENTATION, 1) if exif == "apply" or turned_by_pillow else 1
+    sideways = orientation in _SIDEWAYS and not turned_by_pillow
+    width, height = reversed(image.size) if sideways else image.size
     return ImageFacts(width, height, _decoder(image, orientation))
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.pytorch import feed_ndarray
 
 from dali_pipelines import graphs, pillow_images
@@ -27,7 +28,7 @@ PADDING = -1
 OnBadSample = Literal["fail", "skip"]
 
 
-class BadSampleError(RuntimeError):
+class BadSampleError(Exception):
     """An image that was readable when the data was validated can no longer be decoded."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -120,13 +121,13 @@ class Stream:
         """The next plan and its images, (B, 3, H, W) in memory of their own."""
         while True:
             try:
-                (output,) = self._pipeline.run()
+                images = run(self._pipeline, self._options["device"])
             except RuntimeError as error:
                 self._learn_from(error)
                 self._start()
                 continue
             self._next += 1
-            return self._planned.popleft(), to_torch(output, self._options["device"])
+            return self._planned.popleft(), images
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -221,9 +222,11 @@ def _dali_decodes(file: str) -> bool:
     return True
 
 
-def to_torch(output: Any, device: int | None) -> torch.Tensor:
-    """A copy of a uniform batch in torch's memory; the pipeline reuses its own."""
+def run(pipeline: Pipeline, device: int | None) -> torch.Tensor:
+    """Run a pipeline of one output, and copy its uniform batch into torch's memory; the pipeline reuses its own."""
+    # On a GPU the output, the copy and the release of DALI's buffer are ordered on torch's current stream.
+    stream = None if device is None else torch.cuda.current_stream(device)
+    (output,) = pipeline.run(stream)
     tensor = output.as_tensor()
     target = torch.empty(tensor.shape(), dtype=torch.float32, device="cpu" if device is None else f"cuda:{device}")
-    stream = None if device is None else torch.cuda.current_stream(device)
     return feed_ndarray(tensor, target, cuda_stream=stream)

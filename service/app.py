@@ -7,6 +7,7 @@ Jobs that run when it ends go on, and the next start finds them again.
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -46,6 +47,7 @@ def create_app(
     app.state.launcher = launcher or LocalLauncher(cpu_slots=settings.cpu_slots, weights_dir=settings.weights_dir)
     app.state.preflight_command = preflight_command
     app.state.metrics = Metrics()
+    app.state.closing = threading.Event()
     for room in (jobs, events, models, inference, recipes, health):
         app.include_router(room.router)
     install_error_handlers(app)

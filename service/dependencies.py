@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
 
@@ -19,31 +21,20 @@ from trainer.resolve import near
 _METADATA_FILTER = re.compile(r"metadata\[(.+)\]")
 
 
-def _store(request: Request) -> Store:
-    return request.app.state.store
+def _part(name: str) -> Callable[[Request], Awaitable[Any]]:
+    # A coroutine: FastAPI would send a plain function to a thread, for each part of each request.
+    async def part(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return part
 
 
-def _runner(request: Request) -> JobRunner:
-    return request.app.state.runner
-
-
-def _gateway(request: Request) -> Gateway:
-    return request.app.state.gateway
-
-
-def _settings(request: Request) -> Settings:
-    return request.app.state.settings
-
-
-def _metrics(request: Request) -> Metrics:
-    return request.app.state.metrics
-
-
-TheStore = Annotated[Store, Depends(_store)]
-TheRunner = Annotated[JobRunner, Depends(_runner)]
-TheGateway = Annotated[Gateway, Depends(_gateway)]
-TheSettings = Annotated[Settings, Depends(_settings)]
-TheMetrics = Annotated[Metrics, Depends(_metrics)]
+TheStore = Annotated[Store, Depends(_part("store"))]
+TheRunner = Annotated[JobRunner, Depends(_part("runner"))]
+TheGateway = Annotated[Gateway, Depends(_part("gateway"))]
+TheSettings = Annotated[Settings, Depends(_part("settings"))]
+TheMetrics = Annotated[Metrics, Depends(_part("metrics"))]
+Closing = Annotated[threading.Event, Depends(_part("closing"))]
 
 
 def find_job(store: Store, job_id: str) -> JobRecord:
@@ -76,7 +67,7 @@ def _job(job_id: Annotated[str, Path(description="`ftjob-...`")], store: TheStor
     return find_job(store, job_id)
 
 
-def _metadata_filter(request: Request) -> dict[str, str]:
+async def _metadata_filter(request: Request) -> dict[str, str]:
     """`metadata[key]=value` query parameters, which OpenAPI calls a deep object and FastAPI has no parameter for."""
     matches = ((_METADATA_FILTER.fullmatch(name), value) for name, value in request.query_params.multi_items())
     found = [(match[1], value) for match, value in matches if match]

@@ -14,6 +14,7 @@ Each answer is `{"error": {"message", "type", "param", "code"}}`. Business code 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import reprlib
@@ -149,9 +150,16 @@ class Unavailable(AttuneError):
         return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}
 
 
+class _AsciiJson(JSONResponse):
+    """JSON that can also quote what is no Unicode text, such as half of a surrogate pair from a caller's JSON."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
 def error_response(error: AttuneError) -> JSONResponse:
     """The answer to a caller that ran into `error`."""
-    return JSONResponse(error.envelope(), status_code=error.status, headers=error.headers())
+    return _AsciiJson(error.envelope(), status_code=error.status, headers=error.headers())
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -229,6 +237,8 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return "this field is required"
     if error["type"] == "extra_forbidden":
         return "there is no such field"
+    if isinstance(error["input"], bytes):
+        return "send JSON, with the header `Content-Type: application/json`"
     if error["type"] == "value_error":
         return message
     return f"{message}, got {reprlib.repr(error['input'])}"

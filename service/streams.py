@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -32,8 +33,17 @@ class EventStream:
 
     HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
-    def __init__(self, store: Store, job_id: str, *, after: str | None, poll_s: float, heartbeat_s: float) -> None:
-        """Begin behind the event `after`, or with the first.
+    def __init__(
+        self,
+        store: Store,
+        job_id: str,
+        *,
+        after: str | None,
+        poll_s: float,
+        heartbeat_s: float,
+        closing: threading.Event,
+    ) -> None:
+        """Begin behind the event `after`, or with the first; break off when `closing` is set.
 
         Raises:
             UnknownId: the job has no such event.
@@ -42,13 +52,14 @@ class EventStream:
         self._job_id = job_id
         self._poll_s = poll_s
         self._heartbeat_s = heartbeat_s
+        self._closing = closing
         self._seq = self._number_of(after) if after else 0
 
     async def stream(self) -> AsyncIterator[str]:
         """The stream's text, until the job has ended and all is sent."""
         yield f"retry: {_RETRY_MS}\n\n"
         quiet_since = time.monotonic()
-        while True:
+        while not self._closing.is_set():
             ended, events = await asyncio.to_thread(self._look)
             for event in events:
                 yield f"id: {event.id}\ndata: {JobEvent.from_record(event).model_dump_json()}\n\n"
@@ -88,8 +99,10 @@ def read_log(job: JobRecord, *, attempt: int | None = None) -> Iterator[bytes]:
 class LogFollower:
     """A log as it grows: of one attempt until that has ended, or of the latest and all after it until the job has."""
 
-    def __init__(self, store: Store, job: JobRecord, *, attempt: int | None, poll_s: float) -> None:
-        """Begin at the start of the log that `read_log` would give.
+    def __init__(
+        self, store: Store, job: JobRecord, *, attempt: int | None, poll_s: float, closing: threading.Event
+    ) -> None:
+        """Begin at the start of the log that `read_log` would give; break off when `closing` is set.
 
         Raises:
             NotFound: there is no such attempt.
@@ -98,12 +111,13 @@ class LogFollower:
         self._job = job
         self._attempt = attempt
         self._poll_s = poll_s
+        self._closing = closing
         self._path = _log_path(job, attempt)
         self._offset = 0
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The log's bytes."""
-        while True:
+        while not self._closing.is_set():
             ended, chunk = await asyncio.to_thread(self._look)
             if chunk:
                 yield chunk

@@ -196,22 +196,10 @@ def test_each_room_of_the_service_imports_only_those_below_it(room):
     )
 
 
-def _measure(module: str) -> dict:
-    code = (
-        "import time; began = time.process_time(); import sys, json; "
-        f"import {module}; "
-        "print(json.dumps({'seconds': time.process_time() - began, 'modules': sorted(sys.modules)}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("module", ["service.app", "service.cli.main"])
+@pytest.mark.parametrize("module", ["service.app", "service.cli.main", "service.client"])
 def test_the_control_plane_starts_light(module):
-    loaded = {name.split(".")[0] for name in _measure(module)["modules"]}
+    code = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert "service" in loaded
     assert not loaded & (HEAVY | SLOW | {"numpy", "pyarrow"})
-
-
-def test_the_control_plane_is_imported_in_under_two_seconds():
-    # Processor time: the machine may be busy with other tests.
-    assert min(_measure("service.app")["seconds"] for _ in range(3)) < 2

@@ -12,14 +12,15 @@ from typing import Any
 import open_clip
 import timm
 
-from trainer.catalogue import PATH
+from trainer.catalogue import OWN_ARCHITECTURES, PATH
 
 
 def build() -> dict[str, Any]:
     """What the catalogue holds: the libraries' versions, open_clip's architectures, timm's models by name."""
+    own = {path.stem for path in OWN_ARCHITECTURES.glob("*.json")}  # registered, if a model has been loaded before
     return {
         "versions": {"open_clip_torch": version("open_clip_torch"), "timm": version("timm")},
-        "open_clip": {name: _architecture(name) for name in sorted(open_clip.list_models())},
+        "open_clip": {name: _architecture(name) for name in sorted(set(open_clip.list_models()) - own)},
         "timm": _timm_models(),
     }
 

@@ -98,7 +98,7 @@ def _refuse_settings_of_the_spec(config: dict[str, Any], *, path: str | None) ->
         inner = value.get("enabled", "auto") if isinstance(value, dict) else value
         if inner != "auto":
             raise DeepSpeedConfigError(
-                f"parallel.deepspeed_config: {path} sets {key} to {value!r}; leave it out or write \"auto\", "
+                f'parallel.deepspeed_config: {path} sets {key} to {value!r}; leave it out or write "auto", '
                 f"the job spec decides it"
             )
     for key in _SPEC_ONLY:

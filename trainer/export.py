@@ -29,6 +29,7 @@ from torch import Tensor
 
 from dali_pipelines.transforms import Preprocess
 from trainer import timm_layout
+from trainer.errors import UnusableSpecError
 from trainer.model_card import ModelCard
 from trainer.models import ClassifierModel, ClipModel
 
@@ -39,7 +40,7 @@ _TEMPERATURES = ("logit_scale", "logit_bias")
 _Shapes = Mapping[str, tuple[int, ...]]
 
 
-class ExportError(ValueError):
+class ExportError(UnusableSpecError):
     """A model cannot be written in the layout asked for; the text says why."""
 
 

@@ -148,9 +148,7 @@ def _started(run: Run, *, step: int) -> events.Started:
         micro_size=run.micro_size,
         device=torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
         num_parameters=sum(p.numel() for p in parameters),
-        num_trainable=sum(
-            getattr(p, "ds_numel", p.numel()) for p in run.engine.module.parameters() if p.requires_grad
-        ),
+        num_trainable=sum(getattr(p, "ds_numel", p.numel()) for p in run.engine.module.parameters() if p.requires_grad),
         pids=_all_pids(),
     )
 

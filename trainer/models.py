@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import open_clip
 import timm
-import torch
 from torch import Tensor, nn
 
 from dali_pipelines.transforms import Preprocess
@@ -141,7 +140,7 @@ def load_timm_classifier(
         raise ModelError(f"model.name {model.name!r}: {_first_line(error)}") from error
     num_features = getattr(trunk, "head_hidden_size", trunk.num_features)  # some have layers between pooling and head
     module = ImageClassifier(trunk, num_features=num_features, num_classes=len(class_names))
-    config = {"architecture": name.removeprefix("timm/").partition(".")[0], "model_args": size}
+    config = _timm_config(name, size)
     preprocess = _timm_preprocess(trunk, model.image_size, exif)
     return ClassifierModel(module, config, preprocess, tuple(class_names), model.name, "timm")
 
@@ -239,6 +238,14 @@ def _open_clip_preprocess(config: dict[str, Any], exif: Literal["ignore", "apply
         resize_mode=resize_mode,
         exif=exif,
     )
+
+
+def _timm_config(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What timm needs to build the model again; a local folder says from what it was built."""
+    if not name.startswith("local-dir:"):
+        return {"architecture": name.partition(".")[0], "model_args": arguments}
+    stored = json.loads((Path(name.removeprefix("local-dir:")) / "config.json").read_text(encoding="utf-8"))
+    return {"architecture": stored["architecture"], "model_args": stored.get("model_args", {}) | arguments}
 
 
 def _timm_preprocess(trunk: nn.Module, image_size: int | None, exif: Literal["ignore", "apply"]) -> Preprocess:

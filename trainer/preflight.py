@@ -9,70 +9,95 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dali_pipelines import sources, validation
+from dali_pipelines import validation
 from dali_pipelines.manifest import Manifest
-from dali_pipelines.sources import DataError
+from dali_pipelines.sources import READERS, DataError
+from dali_pipelines.validation import BadSamplesError, ValidationReport
 from trainer.job_dir import DataProblem, JobDir, PreflightReport, write_json_atomically
 from trainer.spec import DataSource, JobSpec
 
-_SHOWN_BAD_FILES = 20
+_NUM_NAMED = 20
 
 
 def run(spec: JobSpec, *, job: JobDir) -> PreflightReport:
     """Read, validate and record every data set of a job; the report is written and returned."""
     problems: list[DataProblem] = []
     manifests: dict[str, Manifest] = {}
-    summaries: dict[str, dict[str, Any]] = {}
-    for name, field, source in _datasets(spec):
+    datasets: dict[str, dict[str, Any]] = {}
+    for name, field, source in _sources(spec):
         try:
-            manifest, report = _read(source, spec=spec)
+            manifests[name], report = _read(source, spec=spec, training=name == "train")
+            datasets[name] = {"hash": manifests[name].hash, **report.to_dict()}
+            problems += _remarks(report, field=field)
         except DataError as error:
             problems.append(DataProblem(field=f"{field}.{error.field}", message=str(error)))
-            continue
-        manifests[name] = manifest
-        summaries[name] = {"hash": manifest.hash, **report.to_dict()}
-        problems += _bad_files(report, field=field, spec=spec)
+            if isinstance(error, BadSamplesError):
+                datasets[name] = error.report.to_dict()
     problems += _problems_together(spec, manifests)
     for name, manifest in _aligned(manifests).items():
         job.manifest(name).parent.mkdir(parents=True, exist_ok=True)
         manifest.save(job.manifest(name))
     problems.sort(key=lambda problem: not problem.fatal)
-    result = PreflightReport(ok=not any(p.fatal for p in problems), problems=problems, datasets=summaries)
+    result = PreflightReport(ok=not any(p.fatal for p in problems), problems=problems, datasets=datasets)
     write_json_atomically(job.preflight_report, result)
     return result
 
 
-def _datasets(spec: JobSpec) -> list[tuple[str, str, DataSource]]:
+def _sources(spec: JobSpec) -> list[tuple[str, str, DataSource]]:
     """Manifest name, spec field and source of each data set."""
     assert spec.data.train is not None
-    named = [("train", "data.train", spec.data.train)]
+    named: list[tuple[str, str, DataSource]] = [("train", "data.train", spec.data.train)]
     if spec.data.validation is not None:
         named.append(("validation", "data.validation", spec.data.validation))
     return named + [(f"evaluate-{n}", f"data.evaluate.{n}", source) for n, source in spec.data.evaluate.items()]
 
 
-def _read(source: DataSource, *, spec: JobSpec) -> tuple[Manifest, validation.ValidationReport]:
-    options = source.model_dump(exclude={"format"})
-    samples = sources.READERS[source.format](**options)
-    return validation.validate(
-        samples,
+def _read(source: DataSource, *, spec: JobSpec, training: bool) -> tuple[Manifest, ValidationReport]:
+    return read_source(
+        source,
         on_bad_sample=spec.data.on_bad_sample,
-        num_threads=spec.data.decoder.num_threads or len(os.sched_getaffinity(0)),
         exif=spec.data.exif,
+        num_threads=spec.data.decoder.num_threads,
+        several_classes=training and spec.objective.name != "contrastive",
     )
 
 
-def _bad_files(report: validation.ValidationReport, *, field: str, spec: JobSpec) -> list[DataProblem]:
-    if not report.bad:
-        return []
-    shown = "; ".join(f"{path}: {why}" for path, why in report.bad[:_SHOWN_BAD_FILES])
-    more = f" and {len(report.bad) - _SHOWN_BAD_FILES} more" if len(report.bad) > _SHOWN_BAD_FILES else ""
-    fatal = spec.data.on_bad_sample == "fail"
-    remedy = ". Mend or remove them, or set data.on_bad_sample to `skip`" if fatal else " (left out)"
-    message = f"{len(report.bad)} files cannot be decoded: {shown}{more}{remedy}"
-    return [DataProblem(field=field, message=message, fatal=fatal)]
+def read_source(
+    source: DataSource,
+    *,
+    on_bad_sample: Literal["fail", "skip"],
+    exif: Literal["ignore", "apply"],
+    num_threads: int | None = None,
+    several_classes: bool = False,
+) -> tuple[Manifest, ValidationReport]:
+    """List and check the images of one source.
+
+    Args:
+        num_threads: images checked at a time; None takes all cores that this process may use.
+        several_classes: refuse images of a single class.
+
+    Raises:
+        DataError: naming the source's field at fault.
+    """
+    samples = READERS[source.format](**source.model_dump(exclude={"format"}), several_classes=several_classes)
+    return validation.validate(
+        samples, on_bad_sample=on_bad_sample, num_threads=num_threads or len(os.sched_getaffinity(0)), exif=exif
+    )
+
+
+def _remarks(report: ValidationReport, *, field: str) -> list[DataProblem]:
+    """What does not stop the job but should be known."""
+    remarks = []
+    if report.bad:
+        named = "; ".join(f"{path} ({reason})" for path, reason in report.bad[:_NUM_NAMED])
+        message = f"{len(report.bad)} images cannot be decoded and are left out: {named}"
+        remarks.append(DataProblem(field=field, message=message, fatal=False))
+    if report.empty_classes:
+        message = f"classes without images: {', '.join(report.empty_classes[:_NUM_NAMED])}"
+        remarks.append(DataProblem(field=field, message=message, fatal=False))
+    return remarks
 
 
 def _problems_together(spec: JobSpec, manifests: dict[str, Manifest]) -> list[DataProblem]:
@@ -84,14 +109,11 @@ def _problems_together(spec: JobSpec, manifests: dict[str, Manifest]) -> list[Da
     if len(train) < spec.batch.global_size:
         message = f"batch.global_size {spec.batch.global_size} is more than the {len(train)} training samples"
         problems.append(DataProblem(field="batch.global_size", message=message))
-    if spec.objective.name != "contrastive" and len(train.class_names) < 2:
-        message = f"training data has one class, {train.class_names[0]!r}; at least two are needed"
-        problems.append(DataProblem(field="data.train.path", message=message))
     for name, manifest in manifests.items():
         strangers = sorted(set(manifest.class_names) - set(train.class_names))
         must_match = name == "validation" or spec.objective.name == "classification"
-        if name != "train" and train.class_names and strangers and must_match:
-            message = f"classes that are not in the training data: {', '.join(strangers[:10])}"
+        if strangers and train.class_names and must_match:
+            message = f"classes that are not in the training data: {', '.join(strangers[:_NUM_NAMED])}"
             field = "data." + name.replace("evaluate-", "evaluate.", 1)
             problems.append(DataProblem(field=f"{field}.path", message=message))
     return problems
@@ -102,10 +124,9 @@ def _aligned(manifests: dict[str, Manifest]) -> dict[str, Manifest]:
     train = manifests.get("train")
     if train is None:
         return manifests
+    known = set(train.class_names)
     return {
-        name: manifest.with_class_names(train.class_names)
-        if manifest.class_names and set(manifest.class_names) <= set(train.class_names)
-        else manifest
+        name: manifest.with_class_names(train.class_names) if known >= set(manifest.class_names) else manifest
         for name, manifest in manifests.items()
     }
 

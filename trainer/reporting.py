@@ -53,7 +53,9 @@ class Reporter:
             case events.Evaluation():
                 self._chart(event.step, event.metrics, group=f"{event.dataset}-{event.weights}")
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in event.metrics.items())
-                self._console.print(f"{event.dataset} ({event.task}, {event.weights} weights): {shown}", highlight=False)
+                self._console.print(
+                    f"{event.dataset} ({event.task}, {event.weights} weights): {shown}", highlight=False
+                )
             case events.Message():
                 self._console.print(f"{event.level}: {event.message}", highlight=False, markup=False)
             case events.CheckpointSaved():

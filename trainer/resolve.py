@@ -6,6 +6,7 @@ Later ones win: recipe < spec < overrides. Imports no torch.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from trainer import recipes
+from trainer import catalogue, recipes
 from trainer.spec import JobSpec
 
 _KIND_FIELDS = ("name", "format")  # the fields that choose one of several layouts, of objectives and of data sources
@@ -73,6 +74,8 @@ def resolve(
         made = JobSpec.model_validate(merged)
     except ValidationError as error:
         raise SpecError([_problem(e) for e in error.errors(include_url=False)]) from None
+    if problem := catalogue.check_model_name(made.model.name, weights_dir=_weights_dir()):
+        raise SpecError([SpecProblem(field="model.name", message=problem, value=made.model.name)])
     if runnable and made.data.train is None:
         raise SpecError([SpecProblem(field="data.train", message="name the training data: a folder or a table")])
     return made
@@ -101,7 +104,14 @@ def near(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def _recipe_named(name: str) -> recipes.Recipe:
+def _weights_dir() -> Path | None:
+    folder = os.environ.get("ATTUNE_WEIGHTS_DIR")
+    return Path(folder) if folder else None
+
+
+def _recipe_named(name: Any) -> recipes.Recipe:
+    if not isinstance(name, str):
+        raise SpecError([SpecProblem(field="recipe", message=f"must be a recipe's name, got {name!r}", value=name)])
     if name not in recipes.RECIPES:
         known = ", ".join(sorted(recipes.RECIPES))
         message = f"there is no recipe {name!r}.{near(name, list(recipes.RECIPES))} Recipes: {known}"

@@ -25,6 +25,7 @@ from trainer.deepspeed_config import build_config
 from trainer.ema import track_average
 from trainer.errors import UnusableSpecError
 from trainer.evaluation.zero_shot import zero_shot_weights
+from trainer.export import clip_export_problem
 from trainer.freezing import freeze_matching
 from trainer.job_dir import AttemptDir, JobDir
 from trainer.models import (
@@ -41,6 +42,7 @@ from trainer.prompts import expand_templates
 from trainer.schedules import Schedule, build_schedule
 from trainer.spec import AugmentationSpec, JobSpec
 from trainer.spec_checks import check_divides
+from trainer.timm_layout import classifier_export_problem
 
 _NORM_SAMPLES = 64  # images that set the temperature of a head made from text
 
@@ -87,6 +89,7 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
 
     torch.manual_seed(spec.seed)
     model = _build_model(spec, train=train)
+    _refuse_what_cannot_be_exported(model)
     replica = replace(model, module=copy.deepcopy(model.module).eval().requires_grad_(False))
     freeze_matching(model.module, patterns=spec.model.freeze)
     model.module.to(device)
@@ -126,8 +129,14 @@ def settle_micro_size(spec: JobSpec, *, world_size: int) -> int:
     """Samples a device and forward pass on `world_size` ranks.
 
     Raises:
-        UnusableSpecError: the global batch does not divide.
+        UnusableSpecError: another number of ranks was asked for, or the global batch does not divide.
     """
+    asked = spec.parallel.devices
+    if asked != "auto" and asked * spec.parallel.nodes != world_size:
+        raise UnusableSpecError(
+            f"parallel.devices {asked} x parallel.nodes {spec.parallel.nodes} do not match the {world_size} ranks "
+            f"that were started"
+        )
     if problem := check_divides(spec.batch.global_size, spec.batch.micro_size, world_size):
         raise UnusableSpecError(problem.message)
     return spec.batch.global_size // world_size if spec.batch.micro_size == "auto" else spec.batch.micro_size
@@ -201,6 +210,16 @@ def _build_model(spec: JobSpec, *, train: Manifest) -> ClipModel | ClassifierMod
     else:
         _init_head_from_text(classifier, clip=clip, spec=spec, train=train)
     return classifier
+
+
+def _refuse_what_cannot_be_exported(model: ClipModel | ClassifierModel) -> None:
+    """Better now than after the last step."""
+    if isinstance(model, ClassifierModel):
+        problem = classifier_export_problem(model.config)
+    else:
+        problem = clip_export_problem(model)
+    if problem:
+        raise UnusableSpecError(f"model.name {model.name!r} could not be exported after training: {problem}")
 
 
 def _is_timm(name: str) -> bool:

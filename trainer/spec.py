@@ -363,7 +363,7 @@ class JobSpec(Section):
     """Export."""
     log_every_steps: PositiveInt = 10
     """Report loss and speed each time this many optimizer steps are done; the first and the last always."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of every random draw: weights, order, crops, augmentation, templates."""
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,7 @@ def read_classifier(folder: Path) -> ClassifierModel:
     with torch.no_grad():
         model.module.head.weight.copy_(head.weight.flatten(1))
         model.module.head.bias.copy_(head.bias)
-    origin = {"architecture": config["architecture"], "model_args": config.get("model_args", {})}
-    return replace(model, config=origin)
+    return model
 
 
 def _counterpart(config: Mapping[str, Any]) -> _Counterpart:
@@ -203,9 +202,7 @@ def _activation(vision: CLIPVisionCfg, *, quick_gelu: bool) -> str:
 def _norm(vision: CLIPVisionCfg) -> dict[str, Any]:
     eps = (vision.norm_kwargs or {}).get("eps", 1e-5)
     if set(vision.norm_kwargs or {}) - {"eps"} or eps not in (1e-5, 1e-6):
-        raise NoCounterpartError(
-            f"timm's CLIP ViT has no layer norm with {vision.norm_kwargs}; its eps is 1e-5 or 1e-6"
-        )
+        raise NoCounterpartError(f"timm's CLIP ViT has layer norm with eps 1e-5 or 1e-6, not {vision.norm_kwargs}")
     return {} if eps == 1e-5 else {"norm_layer": "layernorm"}  # timm's own default eps is 1e-6
 
 

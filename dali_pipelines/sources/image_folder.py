@@ -61,7 +61,7 @@ def _images_below(root: Path, folder: str) -> list[str]:
     """Relative paths, sorted. Links to folders are followed, each folder once."""
     found: list[str] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(root / folder, followlinks=True):
+    for place, folders, files in os.walk(root / folder, onerror=_unreadable, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -70,7 +70,14 @@ def _images_below(root: Path, folder: str) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(place, root)
         found += [f"{relative}/{name}" for name in files if _is_image_name(name)]
+    for path in found:
+        if not path.isprintable() and path != path.encode(errors="replace").decode():
+            raise DataError("path", f"the file name {path!r} in {str(root)!r} is not valid UTF-8; rename the file")
     return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError("path", f"folder {error.filename!r} cannot be read: {error.strerror}")
 
 
 def _is_image_name(name: str) -> bool:

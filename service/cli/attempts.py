@@ -40,8 +40,11 @@ class ForegroundRun:
         """Whether somebody asked it to stop."""
         return self._num_requests > 0
 
-    def run(self, *, ranks: Ranks, output_to_stderr: bool = False) -> None:
-        """Start it and return when all its processes have ended. `output_to_stderr` leaves stdout to JSON."""
+    def run(self, *, ranks: Ranks, output_to_stderr: bool = False) -> int:
+        """Start it, wait until all its processes have ended, and return the first one's exit code.
+
+        `output_to_stderr` leaves stdout to JSON.
+        """
         with self._signals_caught():
             child = subprocess.Popen(
                 self._argv,
@@ -53,6 +56,7 @@ class ForegroundRun:
             while child.poll() is None or self._processes():
                 self._pass_on(ranks)
                 time.sleep(_POLL_S)
+            return child.returncode
 
     def _pass_on(self, ranks: Ranks) -> None:
         """The first request asks the workers to save and stop; the second kills."""

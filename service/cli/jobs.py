@@ -57,7 +57,9 @@ def create(
     if json:
         print_json(job)
     else:
-        console.print(f"{job['id']} is {job['status']}; follow it: attune jobs watch {job['id']}", markup=False)
+        console.print(
+            f"{job['id']} is {job['status']}; follow it: attune jobs watch {job['id']}", markup=False, soft_wrap=True
+        )
     return DONE
 
 
@@ -80,7 +82,7 @@ def list_jobs(
     rows = ((j["id"], j["status"], j["model"], j["recipe"], age(j["created_at"]), _outcome(j)) for j in jobs)
     print_table(("job", "status", "model", "recipe", "made", "result"), rows)
     if has_more:
-        error_console.print(f"there are more: attune jobs list --after {jobs[-1]['id']}", markup=False)
+        error_console.print(f"there are more: attune jobs list --after {jobs[-1]['id']}", markup=False, soft_wrap=True)
 
 
 @app.command("show")
@@ -106,6 +108,7 @@ def show(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAULT
 def watch(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> int:
     """Follow a job until it has ended: progress, loss, images/s and time left. Ctrl-C leaves the job running."""
     with AttuneClient(url) as client:
+        client.job(job_id)  # the stream would wait for a service that is not there to come back
         return _watch(client, job_id, json=json)
 
 
@@ -154,7 +157,7 @@ def cancel(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAU
     if json:
         print_json(job)
     else:
-        console.print(f"{job_id} is {job['status']}", markup=False)
+        console.print(f"{job_id} is {job['status']}", markup=False, soft_wrap=True)
 
 
 def _watch(client: AttuneClient, job_id: str, *, json: bool) -> int:
@@ -167,11 +170,11 @@ def _watch(client: AttuneClient, job_id: str, *, json: bool) -> int:
                 for event in client.events(job_id):
                     display.show(event)
     except KeyboardInterrupt:
-        error_console.print(f"the job goes on; attune jobs cancel {job_id} ends it", markup=False)
+        error_console.print(f"the job goes on; attune jobs cancel {job_id} ends it", markup=False, soft_wrap=True)
         return STOPPED
     job = client.job(job_id)
     if not json:
-        console.print(f"{job_id}: {job['status']}  {_outcome(job) or ''}", markup=False)
+        console.print(f"{job_id}: {job['status']}  {_outcome(job) or ''}", markup=False, soft_wrap=True)
     return DONE if job["status"] == "succeeded" else FAILED
 
 

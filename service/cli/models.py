@@ -45,4 +45,4 @@ def delete(name: NameArgument, json: JsonOption = False, url: UrlOption = DEFAUL
     if json:
         print_json(answer)
     else:
-        console.print(f"{name} is no longer registered; its files are untouched", markup=False)
+        console.print(f"{name} is no longer registered; its files are untouched", markup=False, soft_wrap=True)

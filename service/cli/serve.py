@@ -48,7 +48,9 @@ def serve(
         if json:
             print_json_line({"url": url, "data_dir": str(settings.data_dir)})
         else:
-            console.print(f"Attune serves on {url} (API: {url}/docs), data in {settings.data_dir}", markup=False)
+            console.print(
+                f"Attune serves on {url} (API: {url}/docs), data in {settings.data_dir}", markup=False, soft_wrap=True
+            )
         _run_server(settings, listening, log_level=log_level)
     return DONE
 
@@ -83,11 +85,13 @@ def _run_server(settings: Settings, listening: socket.socket, *, log_level: str)
     import uvicorn
 
     from service.app import create_app
+    from service.server import Server
 
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings), log_level=log_level, access_log=log_level == "debug", timeout_graceful_shutdown=_GRACE_S
+        app, log_level=log_level, access_log=log_level == "debug", timeout_graceful_shutdown=_GRACE_S
     )
     # uvicorn raises the signal that stopped it once more at the end, for whoever handled it before.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(app, config).run(sockets=[listening])

@@ -49,7 +49,7 @@ def train(
 
 
 def _settle(job: JobDir, given: JobSpec | None, *, resume: bool) -> JobSpec:
-    """The spec in force, which is then in the job folder; refuses to mix two jobs in one folder."""
+    """The spec in force; refuses to mix two jobs in one folder."""
     stored = job.read_spec() if job.spec.exists() else None
     if given is None and stored is None:
         raise CommandError(f"there is no job in {job.path}; give --spec, --recipe or --set", code=USAGE)
@@ -61,8 +61,6 @@ def _settle(job: JobDir, given: JobSpec | None, *, resume: bool) -> JobSpec:
         raise CommandError(message, code=USAGE)
     spec = given or stored
     assert spec is not None
-    if stored is None:
-        write_json_atomically(job.spec, spec)
     return spec
 
 
@@ -70,15 +68,18 @@ def _run(job: JobDir, spec: JobSpec, *, number: int, resume: bool, json: bool) -
     """Run one attempt; returns what its exit.json says, and whether it was asked to stop."""
     # Not at the top: NVML and DeepSpeed's whereabouts matter to this command alone.
     from service.launchers.base import Run
-    from service.launchers.local import LocalLauncher, deepspeed_command, free_port
+    from service.launchers.local import LocalLauncher, free_port, launcher_command, trainer_script
 
     num_devices = spec.parallel.devices
     launcher = LocalLauncher(cpu_slots=num_devices if isinstance(num_devices, int) else 1)
     capacity = launcher.capacity()
     devices = _choose_devices(spec, available=capacity.devices)
     run = Run(job_id=str(job.path), attempt=number, job_dir=job.path, devices=devices, resume=resume)
-    command = deepspeed_command(run, capacity, free_port())
-    command[command.index("--master_port") : command.index("--master_port")] = ["--log_level", "error"]
+    if not job.spec.exists():
+        write_json_atomically(job.spec, spec)
+    where = launcher_command(devices, capacity, free_port())
+    script = [trainer_script("run.py"), "--job-dir", str(job.path), "--attempt", str(number)]
+    command = [*where, "--log_level", "error", *script, *(["--resume"] if resume else [])]
     foreground = ForegroundRun(command, tag=f"{job.path}/{number}", environment=launcher.environment(run))
     attempt = job.attempt(number)
     foreground.run(ranks=lambda: _living_ranks(attempt), output_to_stderr=json)
@@ -126,5 +127,5 @@ def _conclude(job: JobDir, ended: ExitRecord | None, *, stop_requested: bool, js
         print_error(ended.message)
         return USAGE if ended.reason in ("bad_spec", "bad_data") else FAILED
     if not json:
-        console.print(f"model: {job.export}", markup=False)
+        console.print(f"model: {job.export}", markup=False, soft_wrap=True)
     return DONE

@@ -23,7 +23,7 @@ class JobDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("  training"),
+            TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -48,6 +48,8 @@ class JobDisplay:
             self._begin(data["start_step"], data["total_steps"])
         if data.get("type") == "step":
             self._step(data)
+        elif data.get("type") == "stage" and self._task is not None and self._console.is_terminal:
+            self._progress.update(self._task, description=data["stage"])
         else:
             self._line(event)
 
@@ -55,7 +57,7 @@ class JobDisplay:
         self._total_steps = total_steps
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task("training", total=total_steps, completed=start_step, figures="")
+        self._task = self._progress.add_task("loading", total=total_steps, completed=start_step, figures="")
 
     def _step(self, step: dict[str, Any]) -> None:
         if self._task is not None and self._console.is_terminal:

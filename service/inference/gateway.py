@@ -11,6 +11,7 @@ A request becomes questions of at most one batch each, which join the queue of t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from prometheus_client import CollectorRegistry
 from service.errors import AttuneError, InvalidRequest, Unavailable
 from service.inference.failures import BadImage, DeadlineExceeded
 from service.inference.heads import checked_head
-from service.inference.lane import Lane, Pending
+from service.inference.images import EncodedImage
+from service.inference.lane import MAX_BATCH_PIXELS, Lane, Pending
 from service.inference.measurements import Measurements
 from service.inference.pool import WORKER_COMMAND, Pool
 from service.inference.protocol import Answer, Head, Operation, Question
@@ -66,7 +68,7 @@ class Gateway:
     async def zero_shot(
         self,
         model: ModelRecord,
-        images: Sequence[bytes],
+        images: Sequence[EncodedImage],
         *,
         class_names: Sequence[str],
         templates: Sequence[str] | None = None,
@@ -85,7 +87,9 @@ class Gateway:
         rows = await self._ask_about_images(model, "zero_shot", images, head=head, top_k=top_k)
         return [[Prediction(*entry) for entry in row] for row in rows]
 
-    async def classify(self, model: ModelRecord, images: Sequence[bytes], *, top_k: int = 5) -> list[list[Prediction]]:
+    async def classify(
+        self, model: ModelRecord, images: Sequence[EncodedImage], *, top_k: int = 5
+    ) -> list[list[Prediction]]:
         """The `top_k` likeliest of the classes that the model was trained on; raises as `zero_shot` does."""
         if model.task == "classifier":
             rows = await self._ask_about_images(model, "classify", images, top_k=top_k)
@@ -95,14 +99,14 @@ class Gateway:
             raise InvalidRequest(message, param="model", code="no_classes")
         return await self.zero_shot(model, images, class_names=model.class_names, top_k=top_k)
 
-    async def embed(self, model: ModelRecord, inputs: Sequence[str | bytes]) -> Features:
+    async def embed(self, model: ModelRecord, inputs: Sequence[str | EncodedImage]) -> Features:
         """Features of texts (cut off at the model's context length) and encoded images, in the order given.
 
         Raises: as `zero_shot` does.
         """
         self._require_text_tower(model, "embeddings need an image-text model")
         places = sorted(range(len(inputs)), key=lambda place: isinstance(inputs[place], str))  # images, then texts
-        images = [value for value in inputs if isinstance(value, bytes)]
+        images = [value for value in inputs if isinstance(value, EncodedImage)]
         texts = [value for value in inputs if isinstance(value, str)]
         try:
             answers = await self._ask(model, self._embedding_questions(images, texts), head=None)
@@ -111,12 +115,11 @@ class Gateway:
         rows = dict(zip(places, (row for answer in answers for row in answer.rows), strict=True))
         return Features([rows[place] for place in range(len(inputs))], sum(a.num_tokens for a in answers))
 
-    def _embedding_questions(self, images: Sequence[bytes], texts: Sequence[str]) -> list[Question]:
+    def _embedding_questions(self, images: Sequence[EncodedImage], texts: Sequence[str]) -> list[Question]:
         size = self._settings.inference_max_batch_size
-        return [
-            Question("image_features", list(images[first : first + size]), first_image=first)
-            for first in range(0, len(images), size)
-        ] + [Question("text_features", texts=list(texts[first : first + size])) for first in range(0, len(texts), size)]
+        starts = range(0, len(texts), size)
+        about_texts = [Question("text_features", texts=list(texts[start : start + size])) for start in starts]
+        return self._image_questions("image_features", images) + about_texts
 
     async def close(self) -> None:
         """Refuse what still waits and end the worker processes."""
@@ -132,18 +135,41 @@ class Gateway:
         self,
         model: ModelRecord,
         operation: Operation,
-        images: Sequence[bytes],
+        images: Sequence[EncodedImage],
         *,
         head: Head | None = None,
         top_k: int = 1,
     ) -> list[Any]:
-        size, key = self._settings.inference_max_batch_size, head.key if head else None
-        questions = [
-            Question(operation, list(images[first : first + size]), first_image=first, head=key, top_k=top_k)
-            for first in range(0, len(images), size)
-        ]
+        key = head.key if head else None
+        questions = self._image_questions(operation, images, head=key, top_k=top_k)
         answers = await self._ask(model, questions, head=head)
         return [row for answer in answers for row in answer.rows]
+
+    def _image_questions(
+        self, operation: Operation, images: Sequence[EncodedImage], *, head: str | None = None, top_k: int = 1
+    ) -> list[Question]:
+        """Questions of no more images and pixels than a batch takes."""
+        portions: list[list[EncodedImage]] = []
+        num_pixels = 0
+        for image in images:
+            num_pixels += image.num_pixels
+            full = portions and len(portions[-1]) == self._settings.inference_max_batch_size
+            if not portions or full or num_pixels > MAX_BATCH_PIXELS:
+                portions.append([])
+                num_pixels = image.num_pixels
+            portions[-1].append(image)
+        firsts = itertools.accumulate(map(len, portions), initial=0)
+        return [
+            Question(
+                operation,
+                [image.data for image in portion],
+                first_image=first,
+                num_pixels=sum(image.num_pixels for image in portion),
+                head=head,
+                top_k=top_k,
+            )
+            for first, portion in zip(firsts, portions, strict=False)
+        ]
 
     async def _ask(self, model: ModelRecord, questions: Sequence[Question], *, head: Head | None) -> list[Answer]:
         loop, timeout_s = asyncio.get_running_loop(), self._settings.inference_request_timeout_s

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -42,6 +43,15 @@ class ImageLimits:
         return cls(settings.max_image_bytes, settings.max_image_pixels, settings.max_images_per_request)
 
 
+class EncodedImage(NamedTuple):
+    """An image that passed the checks."""
+
+    data: bytes
+    """The bytes of its file."""
+    num_pixels: int
+    """Width times height, by its header."""
+
+
 def check_count(num_images: int, *, limits: ImageLimits, param: str = "images") -> None:
     """Refuse no images (400) and too many (413)."""
     if num_images == 0:
@@ -51,7 +61,7 @@ def check_count(num_images: int, *, limits: ImageLimits, param: str = "images") 
         raise PayloadTooLarge(message, param=param, code="too_many_images")
 
 
-def images_from_text(texts: Sequence[str], *, limits: ImageLimits, param: str = "images") -> list[bytes]:
+def images_from_text(texts: Sequence[str], *, limits: ImageLimits, param: str = "images") -> list[EncodedImage]:
     """Checked images from base64 text or `data:` URIs.
 
     Raises:
@@ -62,7 +72,7 @@ def images_from_text(texts: Sequence[str], *, limits: ImageLimits, param: str = 
     return [image_from_text(text, index, limits=limits, param=f"{param}.{index}") for index, text in enumerate(texts)]
 
 
-def image_from_text(text: str, index: int, *, limits: ImageLimits, param: str) -> bytes:
+def image_from_text(text: str, index: int, *, limits: ImageLimits, param: str) -> EncodedImage:
     """The checked image at place `index` of a request; raises as `images_from_text` does."""
     encoded = _base64_part(text, index, param)
     # Measured without padding and line breaks only where they could matter: 4 characters stand for 3 bytes.
@@ -74,16 +84,13 @@ def image_from_text(text: str, index: int, *, limits: ImageLimits, param: str) -
     except (binascii.Error, ValueError) as error:
         message = f"image {index} is not valid base64 ({error}); send the file's bytes as base64 or a data: URI"
         raise InvalidRequest(message, param=param, code="invalid_base64") from None
-    check_image(image, index, limits=limits, param=param)
-    return image
+    return check_image(image, index, limits=limits, param=param)
 
 
-def images_from_bytes(images: Sequence[bytes], *, limits: ImageLimits, param: str = "images") -> list[bytes]:
+def images_from_bytes(images: Sequence[bytes], *, limits: ImageLimits, param: str = "images") -> list[EncodedImage]:
     """Checked images from their bytes; raises as `images_from_text` does."""
     check_count(len(images), limits=limits, param=param)
-    for index, image in enumerate(images):
-        check_image(image, index, limits=limits, param=f"{param}.{index}")
-    return list(images)
+    return [check_image(image, index, limits=limits, param=f"{param}.{index}") for index, image in enumerate(images)]
 
 
 def check_size(num_bytes: int, index: int, *, limits: ImageLimits, param: str) -> None:
@@ -93,7 +100,7 @@ def check_size(num_bytes: int, index: int, *, limits: ImageLimits, param: str) -
         raise PayloadTooLarge(message, param=param, code="image_too_large")
 
 
-def check_image(image: bytes, index: int, *, limits: ImageLimits, param: str) -> None:
+def check_image(image: bytes, index: int, *, limits: ImageLimits, param: str) -> EncodedImage:
     """Refuse what is no image of an accepted format (400) or has too many bytes or pixels (413), by the header."""
     check_size(len(image), index, limits=limits, param=param)
     try:
@@ -108,6 +115,7 @@ def check_image(image: bytes, index: int, *, limits: ImageLimits, param: str) ->
         raise InvalidRequest(message, param=param, code="invalid_image") from None
     if width * height > limits.max_pixels:
         raise _too_many_pixels(index, f"{width} x {height} = {width * height:,} pixels", limits, param)
+    return EncodedImage(image, width * height)
 
 
 def _base64_part(text: str, index: int, param: str) -> str:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_TRIES = 2
 _MAX_BATCH_BYTES = 128 * 1024 * 1024
+MAX_BATCH_PIXELS = 128_000_000  # what a decoder has in memory at once; a few small files can hold far more
 _HANG_GRACE_S = 30.0  # a worker that is this late with an answer nobody waits for any more is taken for hung
 _NEW_SHARE = 0.3  # weight of the latest batch in the moving average of the service rate
 
@@ -95,7 +96,7 @@ class Lane:
         self._refuse(self._take_all(), Unavailable("the service is shutting down", code="shutting_down"))
 
     async def _empty_queue(self) -> None:
-        while self._queue:
+        while self._has_work():
             batch: list[Pending] = []
             try:
                 async with self._pool.lease(self.model) as worker:
@@ -118,6 +119,10 @@ class Lane:
                 error = AttuneError("the service failed on this request; its log has the details")
                 self._refuse(batch or self._take_all(), error)
 
+    def _has_work(self) -> bool:
+        self._drop_abandoned()
+        return bool(self._queue)
+
     async def _next_batch(self) -> list[Pending]:
         """The next questions that somebody waits for; empty if there are none left."""
         self._drop_abandoned()
@@ -134,12 +139,14 @@ class Lane:
 
     def _take_batch(self) -> list[Pending]:
         batch: list[Pending] = []
-        num_rows = num_bytes = 0
+        num_rows = num_bytes = num_pixels = 0
         while self._queue:
             following = self._queue[0]
             num_rows += following.question.size
             num_bytes += following.question.num_bytes
-            too_much = num_rows > self._settings.inference_max_batch_size or num_bytes > _MAX_BATCH_BYTES
+            num_pixels += following.question.num_pixels
+            too_many = num_rows > self._settings.inference_max_batch_size or num_pixels > MAX_BATCH_PIXELS
+            too_much = too_many or num_bytes > _MAX_BATCH_BYTES
             if batch and (too_much or following.num_tries or batch[0].num_tries):
                 break
             batch.append(self._queue.popleft())

@@ -49,6 +49,8 @@ class Question:
     """Encoded images."""
     first_image: int = 0
     """Position of the first of them in the request."""
+    num_pixels: int = 0
+    """Pixels of all of them, before they are resized."""
     texts: list[str] = field(default_factory=list)
     head: str | None = None
     """Key of the zero-shot head."""

@@ -88,9 +88,7 @@ class Worker:
             self.ready.cancel()
             with contextlib.suppress(asyncio.CancelledError, WorkerDied, LoadFailed):
                 await self.ready
-        if self._writer is not None:
-            self._writer.close()
-        await self._end_process(grace_s)
+        await self._end(grace_s)
 
     async def _start(self) -> None:
         started = time.monotonic()
@@ -99,38 +97,45 @@ class Worker:
                 await self._spawn()
                 greeting = await read_frame(self._reader)
         except TimeoutError:
-            await self._end_process(0)
+            await self._end(0)
             limit = self._settings.inference_load_timeout_s
             raise LoadFailed(f"model {self.model.id!r} was not ready within {limit:.0f} s") from None
         except (EOFError, OSError) as error:
-            await self._end_process(1)
+            await self._end(1)
             why = error if isinstance(error, OSError) else self._describe_end()
             raise WorkerDied(f"the worker process {why} while it loaded {self.model.id!r}") from None
         except asyncio.CancelledError:
-            await self._end_process(0)
+            await self._end(0)
             raise
         if "failed" in greeting:
-            await self._end_process(_EXIT_GRACE_S)
+            await self._end(_EXIT_GRACE_S)
             raise LoadFailed(f"model {self.model.id!r} cannot be loaded: {greeting['failed']}")
         self.load_s = time.monotonic() - started
         logger.info("model %s is ready after %.1f s in process %s", self.model.id, self.load_s, self.pid)
 
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs, log_path(self._settings, self.model).open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                *worker_arguments(self.model, self._settings, theirs.fileno()),
-                stdin=DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C in a terminal is for the control plane, which then ends the workers
-                env=_environment(self._settings),
-            )
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.enter_context(ours)
+            with theirs, log_path(self._settings, self.model).open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    *worker_arguments(self.model, self._settings, theirs.fileno()),
+                    stdin=DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # Ctrl-C in a terminal is for the control plane; it ends the workers
+                    env=_environment(self._settings),
+                )
+            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+            on_failure.pop_all()
 
-    async def _end_process(self, grace_s: float) -> None:
+    async def _end(self, grace_s: float) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()  # not close(), which waits until the worker has read what was sent
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
         if self._process is None:
             return
         try:

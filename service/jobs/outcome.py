@@ -6,7 +6,7 @@ Only `exit.json` is believed. Without it the attempt crashed, whatever a launche
 2. `succeeded`: the job has succeeded.
 3. `failed`: the job has failed; another attempt would meet the same.
 4. The job is paused: the attempt ends, the job waits.
-5. `interrupted`, by nobody here: another attempt goes on from the checkpoint.
+5. `interrupted`, by nobody here: another attempt goes on from the checkpoint, unless that has led nowhere for long.
 6. Crashed: likewise, unless too many attempts in a row crashed without getting any further.
 """
 
@@ -17,6 +17,10 @@ from dataclasses import dataclass
 
 from service.store.records import AttemptEnd, AttemptRecord, EndReason, JobRecord, JobStatus
 from trainer.job_dir import ExitRecord, JobDir
+
+MAX_WITHOUT_PROGRESS = 10
+"""Attempts in a row that somebody else may stop before they get any further. More forgiving than for crashes, as it
+is not the job's fault, but a machine that stops everything must not start it for ever."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def decide(
     if job.status is JobStatus.PAUSED:
         return Finish(_end(EndReason.PAUSED, "Job paused", made_progress), None)
     if exit_record is not None:
+        if not made_progress and 1 + _without_progress(attempts[:-1]) >= MAX_WITHOUT_PROGRESS:
+            message = f"{MAX_WITHOUT_PROGRESS} attempts in a row were stopped before they got any further. {last_words}"
+            return _failed(EndReason.INTERRUPTED, message.strip(), made_progress)
         message = f"Attempt {attempt.number} was interrupted at step {exit_record.step}"
         return Retry(_end(EndReason.INTERRUPTED, message, made_progress))
     crashes = 0 if made_progress else 1 + crashes_without_progress(attempts[:-1])
@@ -76,6 +83,11 @@ def crashes_without_progress(attempts: Sequence[AttemptRecord]) -> int:
         elif attempt.made_progress or attempt.end_reason is not EndReason.INTERRUPTED:
             break
     return crashes
+
+
+def _without_progress(attempts: Sequence[AttemptRecord]) -> int:
+    """How many attempts at the end of the list made no progress, whatever ended them."""
+    return next((i for i, attempt in enumerate(reversed(attempts)) if attempt.made_progress), len(attempts))
 
 
 def got_further(attempts: Sequence[AttemptRecord], job_dir: JobDir) -> bool:

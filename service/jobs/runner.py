@@ -95,6 +95,7 @@ class JobRunner:
                 return
             cleanup.end_strays(self._store, self._launcher, self._preflights)
         self._cancel_waiting()
+        self._refuse_impossible()
         self._validate()
         self._supervise()
         self._schedule()
@@ -153,16 +154,22 @@ class JobRunner:
 
     def _schedule(self) -> None:
         queue = [job for job in self._store.jobs.with_status(JobStatus.QUEUED) if not job.cancel_requested]
-        if not queue:
-            return
-        plan = scheduler.plan(queue, capacity=self.capacity(), taken=self._store.attempts.leased_devices())
-        for refusal in plan.refusals:
-            self._guard(refusal.job.id, self._refuse, refusal)
-        for grant in plan.grants:
+        taken = self._store.attempts.leased_devices()
+        for grant in scheduler.plan(queue, capacity=self.capacity(), taken=taken):
             self._guard(grant.job.id, self._begin, grant)
 
-    def _refuse(self, refusal: scheduler.Refusal) -> None:
-        lifecycle.fail(self._store, refusal.job.id, code=refusal.code, message=refusal.message, param=refusal.param)
+    def _refuse_impossible(self) -> None:
+        for job in self._store.jobs.with_status(JobStatus.VALIDATING_FILES, JobStatus.QUEUED):
+            if not job.cancel_requested:
+                self._guard(job.id, self._refuse_if_impossible, job)
+
+    def _refuse_if_impossible(self, job: JobRecord) -> None:
+        refusal = scheduler.refuse(job, self.capacity())
+        if refusal is None:
+            return
+        if job.status is JobStatus.VALIDATING_FILES:
+            self._preflights.kill(job)  # it may have begun when this machine had more devices
+        lifecycle.fail(self._store, job.id, code=refusal.code, message=refusal.message, param=refusal.param)
 
     def _begin(self, grant: scheduler.Grant) -> None:
         resume = grant.job.num_attempts > 0

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import ValidationError
 
 from service.launchers.base import Capacity
 from service.store.records import JobRecord
+from trainer.spec import JobSpec
 from trainer.spec_checks import check_divides
 
 
@@ -33,53 +35,45 @@ class Refusal:
     message: str
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to do with the queue now."""
+def plan(queue: Iterable[JobRecord], *, capacity: Capacity, taken: Iterable[int]) -> list[Grant]:
+    """Who starts now, and on what, when the devices `taken` are in use.
 
-    grants: list[Grant]
-    refusals: list[Refusal]
-
-
-def plan(queue: Iterable[JobRecord], *, capacity: Capacity, taken: Iterable[int]) -> Plan:
-    """Decide for the jobs of `queue`, oldest first, when the devices `taken` are in use."""
+    `queue` is in order, without the jobs that `refuse` refuses: they would block it for ever.
+    """
     free = sorted(set(capacity.devices) - set(taken))
-    grants, refusals = [], []
-    waiting = False
+    grants = []
     for job in queue:
-        refusal = refuse(job, capacity)
-        if refusal is not None:
-            refusals.append(refusal)
-            continue
-        wanted = devices_wanted(job.spec, capacity)
-        waiting = waiting or wanted > len(free)
-        if not waiting:
-            grants.append(Grant(job, tuple(free[:wanted])))
-            free = free[wanted:]
-    return Plan(grants, refusals)
+        wanted = devices_wanted(JobSpec.model_validate(job.spec), capacity)
+        if wanted > len(free):
+            break
+        grants.append(Grant(job, tuple(free[:wanted])))
+        free = free[wanted:]
+    return grants
 
 
 def refuse(job: JobRecord, capacity: Capacity) -> Refusal | None:
     """Why this machine can never run a job, or None if it can."""
-    parallel = job.spec["parallel"]
-    if parallel["nodes"] != 1:
-        message = f"parallel.nodes is {parallel['nodes']}, but this service runs jobs on one machine; use 1"
+    try:
+        spec = JobSpec.model_validate(job.spec)
+    except ValidationError as error:  # stored by another version
+        first = error.errors()[0]
+        return Refusal(job, "bad_spec", ".".join(str(part) for part in first["loc"]), first["msg"])
+    nodes, wanted, there = spec.parallel.nodes, devices_wanted(spec, capacity), len(capacity.devices)
+    if nodes != 1:
+        message = f"parallel.nodes is {nodes}, but this service runs jobs on one machine; use 1"
         return Refusal(job, "not_enough_devices", "parallel.nodes", message)
-    wanted, there = devices_wanted(job.spec, capacity), capacity.devices
-    if wanted > len(there):
-        message = f"parallel.devices is {wanted}, but this machine has {describe(capacity)}; use at most {len(there)}"
+    if wanted > there:
+        message = f"parallel.devices is {wanted}, but this machine has {describe(capacity)}; use at most {there}"
         return Refusal(job, "not_enough_devices", "parallel.devices", message)
-    batch = job.spec["batch"]
-    uneven = check_divides(batch["global_size"], batch["micro_size"], wanted)  # `auto` is only settled here
+    uneven = check_divides(spec.batch.global_size, spec.batch.micro_size, wanted)  # `auto` is only settled here
     return None if uneven is None else Refusal(job, "bad_spec", uneven.field, uneven.message)
 
 
-def devices_wanted(spec: dict[str, Any], capacity: Capacity) -> int:
-    """Devices that a job spec wants: `auto` takes all GPUs of the machine, or one process without GPUs."""
-    wanted = spec["parallel"]["devices"]
-    if wanted == "auto":
+def devices_wanted(spec: JobSpec, capacity: Capacity) -> int:
+    """Devices that a job wants: `auto` takes all GPUs of the machine, or one process without GPUs."""
+    if spec.parallel.devices == "auto":
         return len(capacity.devices) if capacity.kind == "gpu" else 1
-    return int(wanted)
+    return spec.parallel.devices
 
 
 def describe(capacity: Capacity) -> str:

@@ -21,6 +21,9 @@ from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndR
 from service.store.store import Store
 from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
 
+LINGER_S = 5.0
+"""How long processes may stay after `exit.json`: nothing of worth follows it, and they hold their devices."""
+
 
 class Supervisor:
     """Supervises attempts on one engine."""
@@ -98,7 +101,7 @@ class Supervisor:
         elif now > attempt.stop_requested_at + self._grace_s:
             self._launcher.signal(run, signal.SIGKILL)
         ended = _read_exit(_paths(job, attempt))
-        if ended is not None and now > ended.time + self._grace_s:
+        if ended is not None and now > ended.time + min(self._grace_s, LINGER_S):
             self._launcher.signal(run, signal.SIGKILL)
 
     def _conclude(self, job: JobRecord, attempt: AttemptRecord) -> None:

@@ -101,15 +101,25 @@ class LocalLauncher:
 
 def deepspeed_command(run: Run, capacity: Capacity, port: int) -> list[str]:
     """DeepSpeed's launcher with `trainer/run.py`, as an argument list."""
-    if capacity.kind == "gpu":
-        where = ["--include", "localhost:" + ",".join(str(device) for device in run.devices)]
-    else:
-        where = ["--num_accelerators", str(len(run.devices))]
-    # A /job/hostfile that some cluster images carry would send the run to other machines.
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull, *where]
-    script = [str(Path(trainer.__file__).parent / "run.py"), "--job-dir", str(run.job_dir)]
     resume = ["--resume"] if run.resume else []
-    return [*launcher, "--master_port", str(port), *script, "--attempt", str(run.attempt), *resume]
+    arguments = ["--job-dir", str(run.job_dir), "--attempt", str(run.attempt), *resume]
+    return [*launcher_command(run.devices, capacity, port), trainer_script("run.py"), *arguments]
+
+
+def launcher_command(devices: Sequence[int], capacity: Capacity, port: int) -> list[str]:
+    """DeepSpeed's launcher on some of this machine's devices; a script and its arguments follow."""
+    if capacity.kind == "gpu":
+        where = ["--include", "localhost:" + ",".join(str(device) for device in devices)]
+    else:
+        where = ["--num_accelerators", str(len(devices))]
+    # A /job/hostfile that some cluster images carry would send the run to other machines.
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", os.devnull]
+    return [*launcher, *where, "--master_port", str(port)]
+
+
+def trainer_script(name: str) -> str:
+    """Path of one of the trainer's entry points."""
+    return str(Path(trainer.__file__).parent / name)
 
 
 def free_port() -> int:

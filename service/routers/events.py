@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
-from service.dependencies import After, TheJob, TheSettings, TheStore
+from service.dependencies import After, Closing, TheJob, TheSettings, TheStore
 from service.routers.jobs import NO_JOB
 from service.schemas.base import Page
 from service.schemas.events import JobEvent
@@ -25,6 +25,7 @@ def list_events(
     job: TheJob,
     store: TheStore,
     settings: TheSettings,
+    closing: Closing,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     stream: Annotated[bool, Query(description="Send server-sent events, as with `Accept: text/event-stream`.")] = False,
@@ -43,6 +44,7 @@ def list_events(
             after=last_event_id or after,
             poll_s=settings.stream_poll_s,
             heartbeat_s=settings.sse_heartbeat_s,
+            closing=closing,
         )
         return StreamingResponse(events.stream(), media_type="text/event-stream", headers=EventStream.HEADERS)
     records, has_more = store.events.list(job.id, after=after, limit=limit)

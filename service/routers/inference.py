@@ -14,7 +14,7 @@ from service.dependencies import TheGateway, TheSettings, TheStore, find_model
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.inference.gateway import Features
 from service.inference.gateway import Prediction as Predicted
-from service.inference.images import ImageLimits, check_count, image_from_text
+from service.inference.images import EncodedImage, ImageLimits, check_count, image_from_text
 from service.routers.question_reader import Asked, QuestionReader
 from service.schemas.base import ErrorAnswer
 from service.schemas.inference import (
@@ -104,7 +104,7 @@ def _predictions(model: str, rows: Sequence[Sequence[Predicted]]) -> Predictions
     return Predictions(model=model, data=data, usage=PredictionUsage(num_images=len(data)))
 
 
-def _checked_inputs(body: EmbeddingsBody, settings: Settings) -> list[str | bytes]:
+def _checked_inputs(body: EmbeddingsBody, settings: Settings) -> list[str | EncodedImage]:
     num_texts = sum(isinstance(value, str) for value in body.input)
     if num_texts > settings.max_texts_per_request:
         message = f"{num_texts} texts in one request; at most {settings.max_texts_per_request} are allowed"

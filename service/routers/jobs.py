@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import StreamingResponse
 
-from service.dependencies import After, MetadataFilter, TheJob, TheRunner, TheSettings, TheStore
+from service.dependencies import After, Closing, MetadataFilter, TheJob, TheRunner, TheSettings, TheStore
 from service.jobs.submission import submit
 from service.schemas.base import ErrorAnswer, Page
 from service.schemas.checkpoints import Checkpoint, CheckpointPage
@@ -78,11 +78,12 @@ def read_logs(
     job: TheJob,
     store: TheStore,
     settings: TheSettings,
+    closing: Closing,
     attempt: Annotated[int | None, Query(ge=1, description="Number of the attempt; by default the latest.")] = None,
     follow: Annotated[bool, Query(description="Go on sending until the job has ended.")] = False,
 ) -> Response:
     """What all ranks of an attempt wrote, as plain text; before the first attempt, what the data check wrote."""
     if follow:
-        lines = LogFollower(store, job, attempt=attempt, poll_s=settings.stream_poll_s)
+        lines = LogFollower(store, job, attempt=attempt, poll_s=settings.stream_poll_s, closing=closing)
         return StreamingResponse(lines.stream(), media_type="text/plain; charset=utf-8")
     return StreamingResponse(read_log(job, attempt=attempt), media_type="text/plain; charset=utf-8")

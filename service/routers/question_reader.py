@@ -14,7 +14,14 @@ from starlette.datastructures import FormData, UploadFile
 
 from service.dependencies import TheSettings
 from service.errors import InvalidRequest
-from service.inference.images import ImageLimits, check_count, check_size, images_from_bytes, images_from_text
+from service.inference.images import (
+    EncodedImage,
+    ImageLimits,
+    check_count,
+    check_size,
+    images_from_bytes,
+    images_from_text,
+)
 from service.schemas.inference import Question
 
 QuestionType = TypeVar("QuestionType", bound=Question)
@@ -29,7 +36,7 @@ class Asked(Generic[QuestionType]):
     """A question with its checked images."""
 
     question: QuestionType
-    images: list[bytes]
+    images: list[EncodedImage]
 
 
 class QuestionReader(Generic[QuestionType]):

@@ -5,10 +5,10 @@ The body only says where each of OpenAI's fields belongs in the spec; `trainer.r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
-from pydantic import Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from service.schemas.base import Body
 from trainer.recipes import RECIPES
@@ -18,17 +18,25 @@ from trainer.spec import OptimSpec
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-Auto = Literal["auto"]
+MAX_DEPTH = 16
+"""A JobSpec is not half as deep."""
+
+
+def _none_if_auto(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+Auto = BeforeValidator(_none_if_auto)
 
 
 class Hyperparameters(Body):
-    """OpenAI's hyper-parameters; the spec has these and all others by their own names."""
+    """OpenAI's hyper-parameters; the spec has these and all others by their own names. `auto` leaves one alone."""
 
-    n_epochs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Auto | None = None
+    n_epochs: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, Auto] = None
     """Stands for `spec.schedule.epochs`."""
-    batch_size: Annotated[int, Field(ge=1)] | Auto | None = None
+    batch_size: Annotated[Annotated[int, Field(ge=1)] | None, Auto] = None
     """Stands for `spec.batch.global_size`."""
-    learning_rate_multiplier: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Auto | None = None
+    learning_rate_multiplier: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, Auto] = None
     """Multiplies the learning rate of the spec or, if that names none, of the recipe."""
 
 
@@ -50,7 +58,7 @@ class JobCreate(Body):
     """Any part of a JobSpec; it goes over the recipe."""
     suffix: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Becomes part of the fine-tuned model's name: up to 64 letters, digits, `.`, `_` and `-`."""
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Seed of every random draw."""
     metadata: Metadata | None = None
     """Up to 16 notes of your own, which the list of jobs can be filtered by."""
@@ -85,8 +93,10 @@ class JobCreate(Body):
         """`spec` with the other fields where they belong in it.
 
         Raises:
-            SpecError: a field and the spec contradict each other.
+            SpecError: a field and the spec contradict each other, or something cannot be stored.
         """
+        if unstorable := list(_find_unstorable(self.model_dump(exclude={"spec"}))) + list(_find_unstorable(self.spec)):
+            raise SpecError(unstorable)
         placed = _Placed(self.spec)
         placed.put("model", ("model", "name"), self.model)
         placed.put("training_file", ("data", "train"), self.training_file or None)
@@ -101,15 +111,11 @@ class JobCreate(Body):
         return placed.spec
 
     def _place_hyperparameters(self, placed: _Placed, given: Hyperparameters) -> None:
-        if given.n_epochs != "auto":
-            placed.put("hyperparameters.n_epochs", ("schedule", "epochs"), given.n_epochs)
-        if given.batch_size != "auto":
-            placed.put("hyperparameters.batch_size", ("batch", "global_size"), given.batch_size)
-        multiplier = given.learning_rate_multiplier
-        if isinstance(multiplier, float):
-            base = self._base_learning_rate(placed.spec)
-            if isinstance(base, int | float):
-                placed.replace(("optim", "lr"), base * multiplier)
+        placed.put("hyperparameters.n_epochs", ("schedule", "epochs"), given.n_epochs)
+        placed.put("hyperparameters.batch_size", ("batch", "global_size"), given.batch_size)
+        base = self._base_learning_rate(placed.spec)
+        if given.learning_rate_multiplier is not None and isinstance(base, int | float):
+            placed.replace(("optim", "lr"), base * given.learning_rate_multiplier)
 
     def _base_learning_rate(self, spec: Mapping[str, Any]) -> Any:
         """What the multiplier multiplies; whatever stands in `spec`, even if `resolve` will refuse it."""
@@ -157,6 +163,29 @@ class _Placed:
         for name in path:
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
+
+
+def _find_unstorable(value: Any, path: tuple[str, ...] = ()) -> Iterator[SpecProblem]:
+    """What JSON can say but a file name or a database cannot, and nesting that no spec has."""
+    if len(path) > MAX_DEPTH:
+        yield SpecProblem(field=".".join(path), message=f"nothing in a spec is nested {MAX_DEPTH} deep")
+    elif isinstance(value, str) and not _is_text(value):
+        message = f"{value!r} holds a character that belongs in no text"
+        yield SpecProblem(field=".".join(path), message=message, value=repr(value))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            if _is_text(key):
+                yield from _find_unstorable(inner, (*path, key))
+            else:
+                yield from _find_unstorable(key, (*path, repr(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _find_unstorable(inner, (*path, str(index)))
+
+
+def _is_text(value: str) -> bool:
+    """Neither a zero character nor half of a surrogate pair."""
+    return "\0" not in value and (value.isascii() or value.encode(errors="ignore").decode() == value)
 
 
 EXAMPLES: dict[str, Any] = {

@@ -32,7 +32,15 @@ def test_the_operations_are_timms_in_timms_order(increasing):
     assert [timm_name(name, increasing) for name in NAMES] == theirs
 
 
-def timm_image(name: str, magnitude: float, sign: float, increasing: bool, image: Image.Image, monkeypatch):
+def timm_image(
+    name: str,
+    magnitude: float,
+    sign: float,
+    increasing: bool,
+    image: Image.Image,
+    monkeypatch,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
     monkeypatch.setattr(random, "random", lambda: 0.9 if sign < 0 else 0.1)  # timm negates above 0.5
     name = timm_name(name, increasing)
     level_to_argument = auto_augment.LEVEL_TO_ARG[name]
@@ -40,7 +48,7 @@ def timm_image(name: str, magnitude: float, sign: float, increasing: bool, image
     if name.startswith("Posterize"):
         arguments = (max(1, *arguments),)  # Pillow 13 refuses 0 bits
     operation = auto_augment.NAME_TO_OP[name]
-    return operation(image, *arguments, fillcolor=FILL, resample=Image.Resampling.BILINEAR)
+    return operation(image, *arguments, fillcolor=FILL, resample=resample)
 
 
 @pipeline_def(batch_size=64, num_threads=1, device_id=None, prefetch_queue_depth=1, enable_conditionals=True)
@@ -84,8 +92,7 @@ def test_linear_warps_stay_near_timms_bicubic_ones(name, photos, monkeypatch):
     image = photos[0].resize((SIDE, SIDE))
     drawn = apply_ops(np.array([NAMES.index(name)]), np.array([0.9]), np.ones(1), increasing=True, image_size=SIDE)
     (ours,) = dali_images([image], drawn)
-    monkeypatch.setattr(Image.Resampling, "BILINEAR", Image.Resampling.BICUBIC)
-    theirs = np.array(timm_image(name, 9.0, 1.0, True, image, monkeypatch)).astype(int)
+    theirs = np.array(timm_image(name, 9.0, 1.0, True, image, monkeypatch, Image.Resampling.BICUBIC)).astype(int)
     assert 0.5 < np.abs(ours - theirs).mean() < 4
 
 

@@ -17,6 +17,7 @@ from service.app import create_app
 from service.client import AttuneClient
 from service.launchers.base import Capacity, Run
 from service.launchers.local import LocalLauncher
+from service.server import Server
 from service.settings import Settings
 
 PROCESSES = Path(__file__).parent / "processes"
@@ -45,13 +46,13 @@ class Service:
     """Ends the service as SIGTERM does: its jobs go on."""
 
 
-class Server:
+class Running:
     """uvicorn in a thread."""
 
     def __init__(self, app: FastAPI, *, port: int) -> None:
-        config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=10)
         self.app = app
-        self._server = uvicorn.Server(config)
+        self._server = Server(app, config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -68,7 +69,7 @@ class Server:
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Starts services on the same data folder, one after another or at once; all end with the test."""
-    started: list[Server] = []
+    started: list[Running] = []
     data = tmp_path / "data"
     data.mkdir()
 
@@ -77,7 +78,7 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
         launcher = LocalLauncher(cpu_slots=2, worker_command=short_worker)
         folder = tmp_path / "attune"
         app = create_app(Settings(data_dir=folder, **given), launcher=launcher, preflight_command=short_preflight)
-        started.append(server := Server(app, port=port))
+        started.append(server := Running(app, port=port))
         return Service(app, f"http://127.0.0.1:{server.port}", data, server.stop)
 
     yield start

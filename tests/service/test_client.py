@@ -268,11 +268,14 @@ def test_a_stream_outlives_a_restart_of_the_service(start_service):
         for event in client.events(job["id"]):
             seen.append(event)
             if "Training for" in event["message"]:
+                began = time.monotonic()
                 first.stop()
+                stopped_in_s = time.monotonic() - began
                 start_service(port=port)
                 go_on(job)
         assert client.job(job["id"])["status"] == "succeeded"
         assert client.job(job["id"])["num_attempts"] == 1
+        assert stopped_in_s < 5, "the service waited for the stream"
         events, _ = client.list_events(job["id"], limit=100)
         assert seen == events[::-1]
 

@@ -117,6 +117,17 @@ def test_broken_json_is_400_and_a_wrong_shape_422():
     assert "got 'big'" in wrong.json()["error"]["message"]
 
 
+def test_json_under_another_name_is_refused_with_the_way_out():
+    answer = app_that_raises(RuntimeError()).post("/things", content=b'{"inner": {"size": 1}}')
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]
+
+
+def test_an_error_can_quote_what_is_no_text():
+    client = app_that_raises(NotFound("no '\ud800'", param="\ud800"))
+    assert client.get("/").json()["error"]["param"] == "\ud800"
+
+
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [

@@ -1,5 +1,7 @@
 """A request body becomes one partial spec, which `resolve` turns into the job's."""
 
+import functools
+
 import pytest
 from pydantic import ValidationError
 
@@ -109,6 +111,7 @@ def test_the_callers_spec_is_not_changed():
         ({"hyperparameters": {"n_epoch": 1}}, "n_epoch"),
         ({"hyperparameters": {"batch_size": 0}}, "batch_size"),
         ({"colour": "red"}, "colour"),
+        ({"seed": 2**63}, "seed"),
     ],
 )
 def test_other_bodies_are_refused(body, words):
@@ -119,6 +122,34 @@ def test_other_bodies_are_refused(body, words):
 def test_all_that_openais_client_may_send_as_empty_is_accepted():
     body = {"method": None, "integrations": [], "suffix": None, "seed": None, "validation_file": None}
     assert spec_of(model="ViT-B-32", training_file="", metadata=None, hyperparameters=None, **body).seed == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"training_file": "\ud800"}, "training_file"),
+        ({"training_file": "/d\0"}, "training_file"),
+        ({"metadata": {"k": "\0"}}, "metadata.k"),
+        ({"spec": {"data": {"templates": ["a {}", "\udfff{}"]}}}, "data.templates.1"),
+        ({"spec": {"\ud800": 1}}, "'\\ud800'"),
+        ({"spec": functools.reduce(lambda inner, _: {"data": inner}, range(900), {})}, ".".join(["data"] * 17)),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_by_its_path(body, field):
+    with pytest.raises(SpecError) as caught:
+        spec_of(model="ViT-B-32", **body)
+    assert [problem.field for problem in caught.value.problems] == [field]
+    caught.value.problems[0].model_dump_json()
+
+
+def test_other_scripts_are_text():
+    assert spec_of(model="ViT-B-32", training_file="/données/数据/🌷").data.train.path == "/données/数据/🌷"
+
+
+@pytest.mark.parametrize("recipe", [3, ["flyp"], {"name": "flyp"}])
+def test_a_recipe_that_is_no_name_is_refused(recipe):
+    with pytest.raises(SpecError, match="recipe"):
+        spec_of(model="ViT-B-32", spec={"recipe": recipe})
 
 
 @pytest.mark.parametrize("name", list(EXAMPLES))

@@ -1,10 +1,17 @@
 """Settings come from the environment, and impossible ones are refused in a sentence."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from service.settings import Settings, SettingsError, is_loopback, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("ATTUNE_")]:
+        monkeypatch.delenv(name)
 
 
 def test_environment_variables_set_them(monkeypatch, tmp_path):

@@ -52,8 +52,13 @@ def messages_in(text: str) -> list[str]:
     return [message for message in messages if not message.startswith("Created")]  # the store's own first event
 
 
-def events_of(store, *, after=None, poll_s=0.01, heartbeat_s=60.0) -> EventStream:
-    return EventStream(store, "ftjob-1", after=after, poll_s=poll_s, heartbeat_s=heartbeat_s)
+def events_of(store, *, after=None, heartbeat_s=60.0, closing=None) -> EventStream:
+    closing = closing or threading.Event()
+    return EventStream(store, "ftjob-1", after=after, poll_s=0.01, heartbeat_s=heartbeat_s, closing=closing)
+
+
+def log_of(store, job, *, attempt=None, closing=None) -> LogFollower:
+    return LogFollower(store, job, attempt=attempt, poll_s=0.01, closing=closing or threading.Event())
 
 
 def test_a_finished_jobs_events_come_oldest_first_and_then_its_status(store, job):
@@ -114,6 +119,14 @@ def test_a_quiet_stream_sends_comments(store, job):
     threading.Timer(0.5, end, [store]).start()
     text = collect(events_of(store, heartbeat_s=0.1))
     assert 2 <= text.count(": still here\n\n") <= 5
+
+
+def test_streams_break_off_when_the_service_closes(store, job):
+    append(store, "one")
+    closing = threading.Event()
+    threading.Timer(0.2, closing.set).start()
+    assert "event: done" not in collect(events_of(store, closing=closing))
+    assert not collect(log_of(store, job, closing=closing))
 
 
 def test_a_message_with_line_breaks_stays_one_event(store, job):
@@ -187,7 +200,7 @@ def test_a_followed_log_goes_on_into_the_next_attempt_until_the_job_ends(store, 
 
     worker = threading.Thread(target=work)
     worker.start()
-    text = collect(LogFollower(store, job, attempt=None, poll_s=0.01))
+    text = collect(log_of(store, job))
     worker.join()
     assert text == b"one\ntwo\nthree\nfour\n"
 
@@ -197,8 +210,8 @@ def test_following_one_attempt_ends_with_it_though_the_job_goes_on(store, job):
     begun = store.attempts.begin("ftjob-1", devices=[0], resume=False, expected=[JobStatus.QUEUED], message="go")
     write_log(job, 1, b"one\n")
     with pytest.raises(TimeoutError):
-        collect(LogFollower(store, job, attempt=1, poll_s=0.01), limit_s=0.2)
+        collect(log_of(store, job, attempt=1), limit_s=0.2)
     crashed = AttemptEnd(reason=EndReason.CRASHED, message="it crashed")
     store.attempts.retry("ftjob-1", begun.number, crashed, message="again")
     write_log(job, 2, b"two\n")
-    assert collect(LogFollower(store, job, attempt=1, poll_s=0.01)) == b"one\n"
+    assert collect(log_of(store, job, attempt=1)) == b"one\n"

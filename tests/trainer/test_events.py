@@ -1,4 +1,4 @@
-from trainer.events import EventWriter, Evaluation, Message, Step, read_events
+from trainer.events import Evaluation, EventWriter, Message, Step, read_events
 
 
 def test_events_come_back_as_they_were_written(tmp_path):

@@ -309,7 +309,7 @@ def test_timm_preprocesses_as_open_clip_did(clip, pictures, tmp_path):
     export_classifier(classifier, tmp_path / "export", card=CARD)
     loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
-    reference = open_clip.image_transform_v2(open_clip.PreprocessCfg(size=32), is_train=False)
+    reference = open_clip.image_transform(32, is_train=False)
     for picture in pictures:
         assert torch.equal(transform(picture), reference(picture))
 

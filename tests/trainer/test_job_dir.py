@@ -5,7 +5,11 @@ def test_checkpoints_are_ordered_by_step_then_attempt(tmp_path):
     job = JobDir(tmp_path)
     for name in ("step-9-attempt-1", "step-10-attempt-1", "step-9-attempt-2", ".step-11-attempt-1.partial", "step-x"):
         (job.checkpoints / name).mkdir(parents=True)
-    assert [str(n) for n in job.published_checkpoints()] == ["step-9-attempt-1", "step-9-attempt-2", "step-10-attempt-1"]
+    assert [str(n) for n in job.published_checkpoints()] == [
+        "step-9-attempt-1",
+        "step-9-attempt-2",
+        "step-10-attempt-1",
+    ]
 
 
 def test_names_parse_only_if_whole():

@@ -28,7 +28,9 @@ def scales_by_name(module, **spec):
 
 
 def test_every_parameter_is_in_exactly_one_group(clip):
-    grouped = [id(p) for group in parameter_groups(clip.module, spec=OptimSpec(layer_decay=0.6)) for p in group["params"]]
+    grouped = [
+        id(p) for group in parameter_groups(clip.module, spec=OptimSpec(layer_decay=0.6)) for p in group["params"]
+    ]
     assert sorted(grouped) == sorted(id(p) for p in clip.module.parameters())
 
 

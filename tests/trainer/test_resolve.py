@@ -55,9 +55,26 @@ def test_bare_paths_stand_for_sources_by_their_ending():
     assert (spec.data.train.format, spec.data.validation.format) == ("csv", "image_folder")
 
 
-def test_registered_models_become_local_folders():
-    spec = resolve(spec=with_data(model="ft:mine"), registered_models={"ft:mine": "/models/mine"})
-    assert spec.model.name == "local-dir:/models/mine"
+def test_registered_models_become_local_folders(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    spec = resolve(spec=with_data(model="ft:mine"), registered_models={"ft:mine": str(tmp_path)})
+    assert spec.model.name == f"local-dir:{tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("ViT-B-33", "ViT-B-32"),
+        ("ViT-B-32/opnai", "openai"),
+        ("timm/vit_base_patch16_clip_225", "vit_base_patch16_clip_224"),
+        ("local-dir:/nowhere", "/nowhere"),
+    ],
+)
+def test_unknown_models_name_near_ones(name, word):
+    assert (
+        word
+        in problems_of(spec=with_data(model=name, objective={"name": "classification", "head": "fresh"}))["model.name"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +84,11 @@ def test_registered_models_become_local_folders():
         ({"optim": {"lr": -1}}, "optim.lr", ["greater than 0", "-1"]),
         ({"objective": {"name": "class_prompts", "head": 1}}, "objective.head", ["Allowed: max_logit_scale, name"]),
         ({"data": {"train": {"path": "x.csv", "colum": 1}}}, "data.train.colum", ["image_column"]),
-        ({"batch": {"global_size": 100, "micro_size": 8}, "parallel": {"devices": 4}}, "batch.global_size", ["96 or 128"]),
+        (
+            {"batch": {"global_size": 100, "micro_size": 8}, "parallel": {"devices": 4}},
+            "batch.global_size",
+            ["96 or 128"],
+        ),
         ({"parallel": {"zero_stage": 1, "offload_parameters": "cpu"}}, "parallel.offload_parameters", ["zero_stage 3"]),
         ({"parallel": {"zero_stage": 3, "offload_optimizer": "nvme"}}, "parallel.nvme_path", ["nvme_path"]),
         ({"parallel": {"zero_stage": 4}}, "parallel.zero_stage", ["less than or equal to 3", "4"]),
@@ -119,5 +140,7 @@ def test_a_missing_spec_file_is_named(tmp_path):
 
 def test_the_contract_imports_no_torch():
     modules = "trainer.resolve, trainer.events, trainer.job_dir, trainer.schedules"
-    code = f"import sys, {modules}; sys.exit(any(m in sys.modules for m in ('torch', 'deepspeed', 'open_clip', 'timm')))"
+    code = (
+        f"import sys, {modules}; sys.exit(any(m in sys.modules for m in ('torch', 'deepspeed', 'open_clip', 'timm')))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

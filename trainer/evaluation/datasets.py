@@ -17,13 +17,13 @@ from torch import Tensor
 
 from dali_pipelines.loader import Batch, EvalLoader
 from dali_pipelines.manifest import Manifest
+from trainer.errors import UnusableDataError
 from trainer.evaluation.features import encode_texts, image_features, inference, over_batches, weight_dtype
 from trainer.evaluation.metrics import classification_metrics, label_positions
 from trainer.evaluation.report import Result, Task
 from trainer.evaluation.retrieval import retrieval_metrics
 from trainer.evaluation.zero_shot import zero_shot_weights
 from trainer.models import ClassifierModel, ClipModel
-from trainer.resolve import near
 
 TEXT_BATCH_SIZE = 256  # texts a forward pass; they are short beside images
 
@@ -39,6 +39,7 @@ class _Pass:
     world_size: int
     batch_size: int
     num_threads: int | None
+    on_bad_sample: Literal["fail", "skip"]
     autocast: bool
 
 
@@ -53,6 +54,7 @@ def evaluate_dataset(
     world_size: int = 1,
     batch_size: int = 64,
     num_threads: int | None = None,
+    on_bad_sample: Literal["fail", "skip"] = "fail",
     precision: Literal["fp32", "amp_bf16"] = "fp32",
 ) -> list[Result]:
     """Measure `model`, whose module is on `device`. Every rank calls it and gets the same results.
@@ -67,11 +69,12 @@ def evaluate_dataset(
         world_size: processes that share the data.
         batch_size: images a forward pass and rank.
         num_threads: decoder threads a rank; None leaves it to the loader.
+        on_bad_sample: what to do with an image that has become unreadable; `skip` leaves it out of `num_samples`.
         precision: `amp_bf16` computes under bfloat16 autocast.
 
     Raises:
-        ValueError: the data have neither labels nor captions, or classes that the classifier does not know; or the
-            model's output is not a number.
+        UnusableDataError: the data have neither labels nor captions, or classes that the classifier does not know.
+        NonFiniteOutputError: the model's output is not a number.
     """
     run = _Pass(
         manifest=manifest,
@@ -81,6 +84,7 @@ def evaluate_dataset(
         world_size=world_size,
         batch_size=batch_size,
         num_threads=num_threads,
+        on_bad_sample=on_bad_sample,
         autocast=precision == "amp_bf16",
     )
     if isinstance(model, ClassifierModel):
@@ -88,32 +92,29 @@ def evaluate_dataset(
     labelled = bool(manifest.class_names) and bool((manifest.labels >= 0).any())
     captioned = _num_captions(manifest) > 0
     if not labelled and not captioned:
-        raise ValueError(f"data set {dataset!r} has neither labels nor captions to evaluate by")
+        raise UnusableDataError(f"data set {dataset!r} has neither labels nor captions to evaluate by")
     results = [_zero_shot(model, templates, run)] if labelled else []
     return [*results, _retrieval(model, run)] if captioned else results
 
 
-def aligned_labels(manifest: Manifest, class_names: Sequence[str], *, dataset: str) -> np.ndarray:
-    """The manifest's labels as indices into a classifier's `class_names`; -1 stays.
+def aligned(manifest: Manifest, class_names: Sequence[str], *, dataset: str) -> Manifest:
+    """The manifest with its labels numbered by a classifier's `class_names`.
 
     Classes that the data set lacks are no error: the other images are still measured against all of them.
 
     Raises:
-        ValueError: the data set has no labels, or classes that the classifier does not know.
+        UnusableDataError: the data set has no labels, or classes that the classifier does not know.
     """
     if not manifest.class_names:
-        raise ValueError(f"data set {dataset!r} has no labels, and a classifier is measured by them")
-    index = {name: i for i, name in enumerate(class_names)}
-    unknown = [name for name in manifest.class_names if name not in index]
+        raise UnusableDataError(f"data set {dataset!r} has no labels, and a classifier is measured by them")
+    unknown = [name for name in manifest.class_names if name not in set(class_names)]
     if unknown:
         missing = [name for name in class_names if name not in set(manifest.class_names)]
-        hint = near(unknown[0], list(class_names)) if len(unknown) == 1 else ""
-        raise ValueError(
+        raise UnusableDataError(
             f"data set {dataset!r} has classes that the classifier does not know: {_listed(unknown)};"
-            f" the classifier's other classes: {_listed(missing)}.{hint}"
+            f" classes that the classifier knows and the data set lacks: {_listed(missing)}"
         )
-    to_own = np.array([index[name] for name in manifest.class_names] + [-1])  # the last one answers label -1
-    return to_own[manifest.labels]
+    return manifest.with_class_names(class_names)
 
 
 def _zero_shot(model: ClipModel, templates: Sequence[str], run: _Pass) -> Result:
@@ -137,7 +138,7 @@ def _zero_shot(model: ClipModel, templates: Sequence[str], run: _Pass) -> Result
 
 
 def _classification(model: ClassifierModel, run: _Pass) -> Result:
-    labels = aligned_labels(run.manifest, model.class_names, dataset=run.dataset)
+    labels = aligned(run.manifest, model.class_names, dataset=run.dataset).labels
     dtype = weight_dtype(model.module)
 
     def scores(images: Tensor) -> Tensor:
@@ -205,6 +206,7 @@ def _over_dataset(
         world_size=run.world_size,
         device=run.device.index if run.device.type == "cuda" else None,
         num_threads=run.num_threads,
+        on_bad_sample=run.on_bad_sample,
     )
     with inference(model.module):
         return over_batches(compute, loader, world_size=run.world_size)

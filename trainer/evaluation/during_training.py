@@ -86,6 +86,7 @@ def _results(run: Run, *, name: str, dataset: str) -> list[Result]:
         world_size=run.world_size,
         batch_size=run.spec.evaluation.batch_size,
         num_threads=run.spec.data.decoder.num_threads,
+        precision="amp_bf16" if run.device.type == "cuda" and run.spec.parallel.precision != "fp32" else "fp32",
     )
 
 

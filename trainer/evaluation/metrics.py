@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.errors import NonFiniteLossError, UnusableDataError
+
 NOT_A_NUMBER = -1  # position of a sample with a NaN among its scores
+
+
+class NonFiniteOutputError(NonFiniteLossError):
+    """The model's output is not a number."""
 
 
 def label_positions(scores_bc: Tensor, labels_b: Tensor) -> Tensor:
@@ -44,13 +50,14 @@ def classification_metrics(
     """top1, top5 and mean_per_class (over the classes that have samples), and the per-class table.
 
     Raises:
-        ValueError: there is no sample, or the model gave NaN for one.
+        UnusableDataError: there is no sample.
+        NonFiniteOutputError: the model gave NaN for one.
     """
     if not len(positions_n):
-        raise ValueError("there is no labelled image to evaluate on")
+        raise UnusableDataError("there is no labelled image to evaluate on")
     num_bad = int((positions_n == NOT_A_NUMBER).sum())
     if num_bad:
-        raise ValueError(f"the model's output is not a number for {num_bad} of {len(positions_n)} images")
+        raise NonFiniteOutputError(f"the model's output is not a number for {num_bad} of {len(positions_n)} images")
     table = per_class_table(positions_n, labels_n, class_names)
     present = [row["accuracy"] for row in table if row["num_samples"]]
     metrics = {

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainer.errors import UnusableDataError
+from trainer.evaluation.metrics import NonFiniteOutputError
+
 KS = (1, 5, 10)
 MAX_STRIP_ELEMENTS = 2**24  # 64 MiB of float32 similarities at a time, and a few masks of its shape
 
@@ -30,14 +33,15 @@ def retrieval_metrics(
         max_strip_elements: similarities held at a time.
 
     Raises:
-        ValueError: there is no caption, or a feature is not a number.
+        UnusableDataError: there is no caption.
+        NonFiniteOutputError: a feature is not a number.
     """
     if not len(caption_images_m):
-        raise ValueError("there is no caption to evaluate on")
+        raise UnusableDataError("there is no caption to evaluate on")
     for kind, features in (("image", image_features_nd), ("text", text_features_md)):
         num_bad = int(features.isnan().any(dim=1).sum())
         if num_bad:
-            raise ValueError(f"the model's {kind} features are not numbers for {num_bad} of {len(features)}")
+            raise NonFiniteOutputError(f"the model's {kind} features are not numbers for {num_bad} of {len(features)}")
     captioned_n = torch.unique(caption_images_m)
     text_index_m = torch.arange(len(caption_images_m), device=caption_images_m.device)
     positions = {

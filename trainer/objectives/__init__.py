@@ -11,8 +11,8 @@ from dali_pipelines.loader import Batch
 from dali_pipelines.manifest import Manifest
 from trainer.errors import UnusableSpecError
 from trainer.models import ClassifierModel, ClipModel
-from trainer.objectives.classification import Classification
 from trainer.objectives.class_prompts import ClassPrompts
+from trainer.objectives.classification import Classification
 from trainer.objectives.contrastive import Contrastive
 from trainer.prompts import expand_templates
 from trainer.spec import JobSpec

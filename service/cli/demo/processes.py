@@ -59,7 +59,7 @@ class DemoProcesses:
         # The demo asks for two workers, also on a machine with one core.
         slots = str(max(2, os.cpu_count() or 1))
         environment = {**os.environ, _MARK_VARIABLE: self._mark, "ATTUNE_CPU_SLOTS": slots}
-        environment["ATTUNE_DATA_DIR"] = str(self._data_dir)
+        environment |= {"ATTUNE_DATA_DIR": str(self._data_dir), "ATTUNE_INFERENCE_REQUEST_TIMEOUT_S": "170"}
         with self.log.open("w") as log:
             self._service = subprocess.Popen(
                 argv,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +20,13 @@ from service.cli.output import console, duration, error_console, percent, print_
 from service.cli.watching import JobDisplay
 from service.client import AttuneClient
 from service.launchers.devices import gpu_uuids
+from service.launchers.local import trainer_script
 
 GOAL = 0.95
 TEMPLATES = ["a photo of the digit {}.", "a scan of a handwritten {}.", "the number {}.", "a handwritten digit {}."]
 _NUM_STAGES = 6
 _NUM_EXAMPLES = 8
+_PATIENCE_S = 180.0  # the first question waits for a process with torch to start, which a busy machine makes slow
 
 
 @dataclass
@@ -68,7 +73,7 @@ def tell(processes: DemoProcesses, *, output: Path, port: int, keep_serving: boo
 
     stages.begin("Starting the service and submitting a fine-tuning job to it")
     url = processes.start_service(port=port)
-    with AttuneClient(url) as client:
+    with AttuneClient(url, timeout_s=_PATIENCE_S) as client:
         job = client.create_job(recipe="flyp", spec=job_spec(images, num_gpus=len(gpu_uuids())), suffix="digits")
         stages.say(f"service: {url} (API: {url}/docs)")
         stages.say(f"job: {job['id']}, {_describe(job)}")
@@ -114,8 +119,8 @@ def job_spec(images: Path, *, num_gpus: int) -> dict[str, Any]:
         "batch": {"global_size": 64},
         "optim": {"lr": 1e-3, "clip_grad_norm": 1.0, "decay_vectors": False},
         "schedule": {"epochs": 16, "warmup_steps": 40},
-        "checkpoint": {"every_steps": 120},
-        "evaluation": {"every_steps": 120},
+        "checkpoint": {"every_steps": 176},
+        "evaluation": {"every_steps": 176},
         "export": {"checkpoint": "last"},
         "parallel": parallel,
         "metadata": {"made-by": "attune demo"},
@@ -191,18 +196,24 @@ def _last_words(
     stages.say(f"job:      {job_dir}")
     stages.say(f"log:      {output / 'service.log'}")
     stages.console.print(f"[bold green]Done[/bold green] in {stages.elapsed}. What to try next:")
-    serve = f"attune demo --keep-serving, or: attune serve --data-dir {output / 'service'}"
+    service_again = f"{_program('attune')} serve --data-dir {output / 'service'}"
+    photos = "--set data.train=FOLDER --set batch.global_size=64 --set schedule.warmup_steps=20"
     for what, command in (
-        ("ask it yourself", serve if not keep_serving else f"attune models list --url {url}"),
+        ("ask it yourself", f"{_program('attune')} models list --url {url}" if keep_serving else service_again),
         (
-            "your own photos, a folder a class",
-            "attune train --recipe flyp --set model.name=attune-small-64 "
-            "--set data.train=FOLDER --set batch.global_size=64 --set optim.lr=1e-3",
+            "your own photos, in a folder a class",
+            f"{_program('attune')} train --recipe flyp --set model.name=attune-small-64 --set optim.lr=1e-3 {photos}",
         ),
-        ("a pretrained model on a GPU", "attune train --recipe flyp --set data.train=FOLDER"),
-        ("DeepSpeed by hand", f"deepspeed trainer/run.py --spec {job_dir / 'spec.json'} --job-dir FOLDER"),
+        ("a pretrained model, on a GPU", f"{_program('attune')} train --recipe flyp {photos}"),
+        ("DeepSpeed by hand", f"{_program('deepspeed')} {trainer_script('run.py')} --recipe flyp {photos}"),
     ):
         stages.say(f"{what}:\n    {command}")
+
+
+def _program(name: str) -> str:
+    """A console script as it can be typed here: by name if the shell finds it, otherwise with its folder."""
+    beside_python = Path(sys.executable).parent / name
+    return name if shutil.which(name) else os.path.relpath(beside_python)
 
 
 def _as_json(outcome: Outcome, *, url: str, output: Path, picture: Path) -> dict[str, Any]:

@@ -174,3 +174,40 @@ def test_predict_with_an_unknown_model_exits_4(attune: Attune, service_url: str,
 
     assert ended.returncode == 4
     assert "ft:x" in ended.stderr
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_images_to_answers(
+    attune: Attune, service_url: str, two_class_folder: Path, tmp_path: Path
+) -> None:
+    """A job through the service, then the model that it made, by the command line alone."""
+    spec = ("--recipe", "flyp", "--set", "model.name=attune-tiny-32", "--set", f"data.train={two_class_folder}")
+    size = ("--set", "batch.global_size=8", "--set", "schedule={max_steps: 3, warmup_steps: 0}")
+    here = ("--set", "parallel={devices: 1, precision: fp32}", "--url", service_url)
+    made = attune("jobs", "create", *spec, *size, *here, "--suffix", "two", "--watch", "--json", timeout_s=300)
+
+    assert made.returncode == 0, made.stdout + made.stderr
+    events = [json.loads(line) for line in made.stdout.splitlines()]
+    assert [e["data"]["step"] for e in events if e["type"] == "metrics"] == [1, 2, 3]
+
+    (model,) = json.loads(attune("models", "list", "--json", "--url", service_url).stdout)
+    shown = json.loads(attune("jobs", "show", model["job"], "--json", "--url", service_url).stdout)
+    assert shown["fine_tuned_model"] == model["id"]
+    assert [c["step_number"] for c in shown["checkpoints"]][:1] == [3]
+    assert "attempt" in attune("jobs", "show", model["job"], "--url", service_url).stdout
+    assert "step" in attune("jobs", "logs", model["job"], "--url", service_url).stdout
+
+    images = [two_class_folder / "dark" / f"{n}.jpg" for n in range(8)] * 3  # more than one request takes
+    asked = ("--model", model["id"], "--json", "--url", service_url)
+    own = json.loads(attune("predict", *images, *asked, timeout_s=180).stdout)
+    other = json.loads(attune("predict", images[0], "--class-names", "cat,dog", *asked).stdout)
+
+    assert [answer["image"] for answer in own] == [str(image) for image in images]
+    assert {p["label"] for p in own[0]["predictions"]} == {"dark", "bright"}
+    assert own[0]["predictions"] == own[8]["predictions"]
+    assert {p["label"] for p in other[0]["predictions"]} == {"cat", "dog"}
+    assert sum(p["probability"] for p in other[0]["predictions"]) == pytest.approx(1)
+
+    assert attune("models", "delete", model["id"], "--url", service_url).returncode == 0
+    assert json.loads(attune("models", "list", "--json", "--url", service_url).stdout) == []
+    assert Path(model["path"]).exists()

@@ -75,6 +75,13 @@ def test_a_batch_that_does_not_divide_is_refused(attune: Attune) -> None:
     assert "use 8 or 10" in ended.stderr
 
 
+def test_a_refused_job_leaves_no_folder(attune: Attune, tmp_path: Path) -> None:
+    given = ("--set", "data.train=x", "--set", "parallel.nodes=2", "--job-dir", "job")
+
+    assert attune("train", *SMALL, *given).returncode == 2
+    assert not (tmp_path / "job").exists()
+
+
 def test_several_nodes_need_deepspeeds_own_launcher(attune: Attune) -> None:
     ended = attune("train", *SMALL, "--set", "data.train=x", "--set", "parallel.nodes=2")
 
@@ -84,7 +91,7 @@ def test_several_nodes_need_deepspeeds_own_launcher(attune: Attune) -> None:
 
 @pytest.mark.slow
 def test_missing_data_exits_2_and_names_the_folder(attune: Attune, tmp_path: Path) -> None:
-    ended = attune("train", *SMALL, "--set", f"data.train={tmp_path}/nowhere", timeout_s=120)
+    ended = attune("train", *SMALL, "--set", f"data.train={tmp_path}/nowhere", timeout_s=300)
 
     assert ended.returncode == 2
     assert f"{tmp_path}/nowhere" in ended.stderr
@@ -110,7 +117,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
     data = ("--set", f"data.train={two_class_folder}", "--set", "schedule.max_steps=4000")
     checkpoints = ("--set", "checkpoint.every_steps=4000", "--set", "evaluation.every_steps=4000")
     running = start_attune("train", *SMALL, *data, *checkpoints, "--set", "log_every_steps=1", "--job-dir", job.path)
-    wait_for(lambda: '"type":"step"' in events_text(job), timeout_s=120)
+    wait_for(lambda: '"type":"step"' in events_text(job), timeout_s=300)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=90)
 
@@ -122,7 +129,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
     assert [name.step for name in job.published_checkpoints()] == [stopped_at.step]
 
     resumed = start_attune("train", "--resume", "--job-dir", job.path)
-    wait_for(lambda: job.attempt(2).start.exists(), timeout_s=120)
+    wait_for(lambda: job.attempt(2).start.exists(), timeout_s=300)
     resumed.send_signal(signal.SIGTERM)
     resumed.communicate(timeout=90)
 

@@ -55,3 +55,10 @@ def test_waiting_for_data_is_named_only_where_it_hurts() -> None:
 
 def test_known_hardware_adds_its_utilisation() -> None:
     assert "MFU 41 %" in step_figures({**STEP, "mfu": 0.41})
+
+
+def test_the_bar_says_what_is_going_on() -> None:
+    evaluating = event("message", "Stage: evaluating", {"type": "stage", "stage": "evaluating"})
+
+    assert "evaluating" in shown(event("message", "Training", STARTED), evaluating, terminal=True)
+    assert "Stage: evaluating" in shown(evaluating, terminal=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,12 @@ def make_settings(tmp_path) -> Callable[..., Settings]:
         return Settings(data_dir=tmp_path / "data", inference_device="cpu", **changes)
 
     return make
+
+
+@pytest.fixture
+def plain_worker() -> tuple[str, ...]:
+    """The command of a worker process without a model."""
+    return PLAIN_WORKER
 
 
 @pytest.fixture
@@ -70,7 +77,8 @@ def tiny_clip(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny-clip")
     module = open_clip.CLIP(**TINY)
-    torch.nn.init.normal_(module.visual.proj, std=0.3)  # otherwise all images look much the same
+    torch.nn.init.normal_(module.visual.proj, std=0.3)
+    module.logit_scale.data.fill_(math.log(100))  # as in trained models; otherwise all images look much the same
     save_file(module.state_dict(), folder / "open_clip_model.safetensors")
     preprocess = {
         "size": [32, 32],
@@ -91,7 +99,7 @@ def picture() -> Callable[..., Image.Image]:
     """A smooth, colourful picture, another one for each seed."""
 
     def make(seed: int = 0, size: tuple[int, int] = (60, 48), mode: str = "RGB") -> Image.Image:
-        noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        noise = np.random.default_rng(seed).integers(0, 256, (24, 30, 3), dtype=np.uint8)
         return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode)
 
     return make

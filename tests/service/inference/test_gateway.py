@@ -16,6 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import AttuneError, InvalidRequest, TooManyRequests, Unavailable
 from service.inference.failures import DeadlineExceeded
+from service.inference.images import EncodedImage
+
+IMAGE = EncodedImage(b"image", 100)
 
 
 async def ask(gateway, model, *texts):
@@ -86,11 +89,21 @@ def test_a_large_request_is_answered_in_order_over_several_batches(run_gateway, 
 
 def test_images_and_texts_of_one_request_keep_their_places(run_gateway, record):
     async def scenario(gateway):
-        return await gateway.embed(record(), ["text", b"image", "text", b"image", b"image"])
+        return await gateway.embed(record(), ["text", IMAGE, "text", IMAGE, IMAGE])
 
     features = run_gateway(scenario, inference_max_batch_size=3)
     batch_of = [int(row.split()[1]) for row in features.rows]
     assert batch_of == [2, 1, 2, 1, 1]
+
+
+def test_a_batch_holds_no_more_pixels_than_a_decoder_can_bear(run_gateway, record):
+    image = EncodedImage(b"image", 50_000_000)
+
+    async def scenario(gateway):
+        return await asyncio.gather(*(gateway.embed(record(), [image] * number) for number in (5, 1)))
+
+    five, one = run_gateway(scenario)
+    assert [int(row.split()[1]) for row in five.rows + one.rows] == [1, 1, 2, 2, 3, 3]
 
 
 def test_a_full_queue_refuses_with_a_measured_time_to_retry(run_gateway, record):
@@ -233,6 +246,28 @@ def test_a_worker_that_does_not_answer_is_killed(run_gateway, record, monkeypatc
     assert hung != other
 
 
+def test_a_worker_that_does_not_even_read_is_killed(run_gateway, record, monkeypatch):
+    monkeypatch.setattr("service.inference.lane._HANG_GRACE_S", 0.3)
+
+    async def scenario(gateway):
+        ((stopped, *_),) = await ask(gateway, record(), "one")
+        os.kill(stopped, signal.SIGSTOP)
+        with pytest.raises(DeadlineExceeded):
+            await gateway.embed(record(), [EncodedImage(b"i" * 5_000_000, 100)])
+        await until(lambda: not psutil.pid_exists(stopped))
+        return await ask(gateway, record(), "two")
+
+    assert len(run_gateway(scenario, inference_request_timeout_s=2.0)) == 1
+
+
+def test_a_worker_that_cannot_be_started_is_reported(run_gateway, record):
+    async def scenario(gateway):
+        with pytest.raises(Unavailable, match="No such file"):
+            await ask(gateway, record(), "hello")
+
+    run_gateway(scenario, command=["/nowhere/python"])
+
+
 def test_the_model_used_longest_ago_makes_room(run_gateway, record):
     async def scenario(gateway):
         models = [record(id=name) for name in "abc"]
@@ -295,6 +330,7 @@ def test_closing_ends_busy_and_loading_workers_and_refuses_who_waits(run_gateway
     assert closing_s < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["idle", "busy", "loading"])
 def test_no_worker_outlives_its_parent_killed_by_kill_9(state, tmp_path):
     parent = subprocess.Popen(
@@ -327,7 +363,7 @@ def test_zero_shot_on_a_classifier_points_to_classify(run_gateway, record):
     async def scenario(gateway):
         model = record(task="classifier")
         with pytest.raises(InvalidRequest, match="use /v1/classify"):
-            await gateway.zero_shot(model, [b"image"], class_names=["a", "b"])
+            await gateway.zero_shot(model, [IMAGE], class_names=["a", "b"])
         with pytest.raises(InvalidRequest, match="image-text model"):
             await gateway.embed(model, ["text"])
 
@@ -337,7 +373,7 @@ def test_zero_shot_on_a_classifier_points_to_classify(run_gateway, record):
 def test_classify_needs_classes_that_the_model_was_trained_on(run_gateway, record):
     async def scenario(gateway):
         with pytest.raises(InvalidRequest, match="/v1/zero-shot") as refused:
-            await gateway.classify(record(class_names=None), [b"image"])
+            await gateway.classify(record(class_names=None), [IMAGE])
         return refused.value
 
     assert run_gateway(scenario).status == 400

@@ -127,8 +127,10 @@ def test_a_worker_that_cannot_be_started_fails_the_job(world: Any) -> None:
     assert world.store.attempts.leased_devices() == set()
 
 
-def test_too_many_devices_fail_at_once_and_name_the_field(world: Any) -> None:
-    job = world.submit(devices=4)
+@pytest.mark.parametrize("status", [JobStatus.VALIDATING_FILES, JobStatus.QUEUED])
+def test_too_many_devices_fail_at_once_and_name_the_field(world: Any, status: JobStatus) -> None:
+    job = world.submit(devices=4, status=status, preflight="hang")
+    behind = world.submit(devices=1)
     runner = world.new_runner()
     runner.tick()
     ended = world.job(job)
@@ -137,7 +139,9 @@ def test_too_many_devices_fail_at_once_and_name_the_field(world: Any) -> None:
         "not_enough_devices",
         "parallel.devices",
     )
-    assert ended.error_message == ("parallel.devices is 4, but this machine has no GPU and 2 CPU slots; use at most 2")
+    assert ended.error_message == "parallel.devices is 4, but this machine has no GPU and 2 CPU slots; use at most 2"
+    assert world.job(behind).status is JobStatus.RUNNING
+    assert world.processes(job) == []
 
 
 def test_jobs_start_in_order_and_none_overtakes(world: Any) -> None:

@@ -1,32 +1,42 @@
-"""Writes the field reference in docs/spec.md from `trainer.spec.JobSpec`: `python docs/spec_reference.py`.
+"""Writes the tables in docs/spec.md and docs/serving.md from the code: `python docs/reference.py`.
 
-A test fails when the page and the code have come apart.
+Fields of the spec come from `trainer.spec.JobSpec`, settings from `service.settings.Settings`. A test fails when a
+page and the code have come apart.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from service.settings import Settings
 from trainer.spec import JobSpec
 
-PAGE = Path(__file__).with_name("spec.md")
-BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
 _LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 Schema = dict[str, Any]
 
 
-def page_with_reference(page: str) -> str:
-    """The page with everything between the two markers written anew."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
+def page_with_tables(page: str, *, mark: str, tables: str) -> str:
+    """The page with everything between the two comments of that name written anew."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{tables}\n{end}{after}"
 
 
-def reference() -> str:
+def settings() -> str:
+    """A table of the service's environment variables."""
+    lines = ["| Variable | Default | Meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "none" if field.default is None else f"`{json.dumps(field.default, default=str)}`".replace('"', "")
+        lines.append(f"| `ATTUNE_{name.upper()}` | {default} | {_one_line(field.description)} |")
+    return "\n".join([*lines, ""])
+
+
+def fields() -> str:
     """A heading and a table for each section of the spec, in the order in which they are met."""
     schema = JobSpec.model_json_schema()
     return "\n".join(_table(title, section) for title, section in _sections(schema))
@@ -63,8 +73,7 @@ def _table(path: str, section: Schema) -> str:
     required = section.get("required", [])
     for name, field in section["properties"].items():
         default = "required" if name in required else _default(field)
-        meaning = " ".join(field.get("description", "").split()).replace("|", "\\|")
-        lines.append(f"| `{name}` | {_type(field)} | {default} | {meaning} |")
+        lines.append(f"| `{name}` | {_type(field)} | {default} | {_one_line(field.get('description'))} |")
     return "\n".join([*lines, ""])
 
 
@@ -101,5 +110,21 @@ def _section_type(field: Schema) -> str:
     return "section or null" if optional else "section"
 
 
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+PAGES: dict[str, tuple[str, Callable[[], str]]] = {"spec.md": ("fields", fields), "serving.md": ("settings", settings)}
+"""By page in this folder: the name of the mark, and what stands there."""
+
+
+def written_anew(page: Path) -> str:
+    """What a page should hold."""
+    mark, make_tables = PAGES[page.name]
+    return page_with_tables(page.read_text(encoding="utf-8"), mark=mark, tables=make_tables())
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page_with_reference(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for name in PAGES:
+        path = Path(__file__).with_name(name)
+        path.write_text(written_anew(path), encoding="utf-8")
