@@ -80,7 +80,8 @@ def test_the_moving_average_is_that_of_the_gathered_weights(launch, digits_spec)
 
 
 def test_a_killed_worker_takes_the_others_along_and_the_job_goes_on(launch, digits_spec):
-    arguments = ("--spec", str(digits_spec), "--set", "schedule.max_steps=60", "--set", "evaluation.every_steps=60")
+    settings = ("schedule.max_steps=40", "evaluation.every_steps=40", "checkpoint.every_steps=10")
+    arguments = ("--spec", str(digits_spec), *(word for setting in settings for word in ("--set", setting)))
     undisturbed = launch("undisturbed", *arguments)
     assert undisturbed.wait().status == "succeeded", undisturbed.log.read_text()[-2000:]
 
