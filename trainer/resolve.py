@@ -66,9 +66,7 @@ def resolve(
         merged = _recipe_named(recipe).build().model_dump(mode="json")
         merged["recipe"] = recipe
         partial.pop("recipe", None)
-    merged = _merge(merged, partial)
-    for override in overrides:
-        merged = _merge(merged, _parse_override(override))
+    merged = with_overrides(_merge(merged, partial), overrides)
     _name_model(merged, registered_models or {})
     try:
         made = JobSpec.model_validate(merged)
@@ -79,6 +77,18 @@ def resolve(
     if runnable and made.data.train is None:
         raise SpecError([SpecProblem(field="data.train", message="name the training data: a folder or a table")])
     return made
+
+
+def with_overrides(spec: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A partial spec with `dotted.path=VALUE` overrides on top; still partial, and not yet checked.
+
+    Raises:
+        SpecError: an override cannot be read.
+    """
+    merged = dict(spec)
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override))
+    return merged
 
 
 def read_spec_file(path: Path) -> dict[str, Any]:
@@ -147,11 +157,11 @@ def _parse_override(override: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise SpecError([SpecProblem(field=path, message=f"{text!r} is not valid YAML", value=text)]) from None
-    if isinstance(value, str):
-        value = _number(value)
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
+    *parents, last = path.split(".")
+    nested: dict[str, Any] = {last: _number(value) if isinstance(value, str) else value}
+    for key in reversed(parents):
+        nested = {key: nested}
+    return nested
 
 
 def _number(text: str) -> str | float:

@@ -21,7 +21,7 @@ from service.cli.output import (
     print_json_line,
     print_table,
 )
-from service.cli.specs import RecipeOption, SetOption, SpecOption, spec_from_options, with_absolute_paths
+from service.cli.specs import RecipeOption, SetOption, SpecOption, partial_spec_for_service
 from service.cli.watching import JobDisplay
 from service.client import AttuneClient
 
@@ -48,10 +48,10 @@ def create(
     url: UrlOption = DEFAULT_URL,
 ) -> int:
     """Submit a job. Relative paths in it are taken from the current folder."""
-    fields = with_absolute_paths(spec_from_options(spec, recipe, overrides))
-    fields["metadata"] |= _pairs(metadata or [])
+    partial = partial_spec_for_service(spec, recipe, overrides)
+    notes = _pairs(metadata or []) or None
     with AttuneClient(url) as client:
-        job = client.create_job(spec=fields, suffix=suffix)
+        job = client.create_job(spec=partial, suffix=suffix, metadata=notes)
         if watch:
             return _watch(client, job["id"], json=json)
     if json:

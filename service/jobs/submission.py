@@ -24,9 +24,10 @@ def submit(store: Store, *, jobs_dir: Path, partial_spec: Mapping[str, Any], suf
         SpecError: the spec cannot be made; nothing is left behind.
     """
     models = store.models.list()
+    named = _requested_model(partial_spec)
+    _refuse_unregistered(named, models)
     spec = resolve(spec=partial_spec, registered_models={model.id: model.path for model in models})
-    requested = _requested_model(partial_spec) or spec.model.name
-    _refuse_unregistered(requested, models)
+    requested = named or spec.model.name
     job_id = new_id("ftjob")
     job_dir = JobDir(jobs_dir / job_id)
     record = _record(job_id, spec, job_dir, model=requested, suffix=suffix)
@@ -60,8 +61,8 @@ def _requested_model(partial_spec: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _refuse_unregistered(name: str, models: list[ModelRecord]) -> None:
+def _refuse_unregistered(name: str | None, models: list[ModelRecord]) -> None:
     known = [model.id for model in models]
-    if name.startswith(REGISTERED_PREFIX) and name not in known:
+    if name is not None and name.startswith(REGISTERED_PREFIX) and name not in known:
         message = f"no model {name!r} is registered here.{near(name, known)} GET /v1/models lists them"
         raise SpecError([SpecProblem(field="model.name", message=message, value=name)])

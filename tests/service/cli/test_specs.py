@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cli.specs import spec_from_options, with_absolute_paths
+from service.cli.specs import partial_spec_for_service, spec_from_options
 from trainer.resolve import SpecError
 
 
@@ -24,7 +24,7 @@ def test_missing_file_is_a_spec_error(tmp_path: Path) -> None:
 
 def test_relative_paths_become_absolute_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    spec = spec_from_options(
+    partial = partial_spec_for_service(
         None,
         "contrastive",
         [
@@ -32,19 +32,25 @@ def test_relative_paths_become_absolute_here(tmp_path: Path, monkeypatch: pytest
             "data.validation=/elsewhere/held-out.tsv",
             "data.evaluate.shifted=other",
             "model.name=local-dir:weights",
+            "parallel.deepspeed_config=zero.json",
         ],
     )
 
-    fields = with_absolute_paths(spec)
+    assert partial == {
+        "recipe": "contrastive",
+        "data": {
+            "train": {"path": str(tmp_path / "pairs.tsv"), "images_root": str(tmp_path / "images")},
+            "validation": "/elsewhere/held-out.tsv",
+            "evaluate": {"shifted": str(tmp_path / "other")},
+        },
+        "model": {"name": f"local-dir:{tmp_path / 'weights'}"},
+        "parallel": {"deepspeed_config": str(tmp_path / "zero.json")},
+    }
 
-    assert fields["data"]["train"]["path"] == str(tmp_path / "pairs.tsv")
-    assert fields["data"]["train"]["images_root"] == str(tmp_path / "images")
-    assert fields["data"]["validation"]["path"] == "/elsewhere/held-out.tsv"
-    assert fields["data"]["evaluate"]["shifted"]["path"] == str(tmp_path / "other")
-    assert fields["model"]["name"] == f"local-dir:{tmp_path / 'weights'}"
 
+@pytest.mark.parametrize("name", ["hf-hub:org/name", "ft:attune-tiny-32:two:1234", "ViT-B-32/openai"])
+def test_other_model_names_are_the_services_business(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"model: '{name}'\ndata: 5\n")
 
-def test_other_model_names_stay_as_they_are() -> None:
-    spec = spec_from_options(None, "flyp", ["data.train=/photos", "model.name=hf-hub:org/name"])
-
-    assert with_absolute_paths(spec)["model"]["name"] == "hf-hub:org/name"
+    assert partial_spec_for_service(path, None, None) == {"model": name, "data": 5}

@@ -69,6 +69,7 @@ def train(writer: EventWriter) -> None:
 def export(writer: EventWriter, job: JobDir) -> None:
     job.export.mkdir()
     card = {"class_names": ["cat", "dog"], "templates": ["a photo of a {}."]}
+    (job.export / "open_clip_config.json").write_text("{}")
     (job.export / "attune.json").write_text(json.dumps(card))
     name = f"step-{NUM_STEPS}-attempt-1"
     writer.write(Exported(checkpoint=name, weights="raw", task="clip", metrics={"validation/top1": 0.75}))
