@@ -17,7 +17,15 @@ from dali_pipelines.loader import BadSampleError
 from trainer import checkpoint, distributed, events, preflight
 from trainer.distributed import StopRequest, agree
 from trainer.errors import TrainingError, UnusableDataError
-from trainer.job_dir import EXIT_INTERRUPTED, Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
+from trainer.job_dir import (
+    EXIT_INTERRUPTED,
+    Attempt,
+    AttemptDir,
+    ExitRecord,
+    JobDir,
+    folder_problem,
+    write_json_atomically,
+)
 from trainer.loop import train
 from trainer.resolve import SpecError, SpecProblem, read_spec_file, resolve
 from trainer.spec import JobSpec
@@ -66,7 +74,7 @@ def _settle_spec(arguments: argparse.Namespace, *, job: JobDir) -> JobSpec:
     """The spec in the job folder, or a new one from the command line, which is then written there."""
     given = bool(arguments.spec or arguments.recipe or arguments.overrides or arguments.deepspeed_config)
     spec = _given_spec(arguments) if given or not job.spec.exists() else job.read_spec()
-    if problem := agree(_folder_problem(job, spec=spec, arguments=arguments)):
+    if problem := agree(folder_problem(job, spec=spec, resume=arguments.resume)):
         raise SpecError([SpecProblem(field="job-dir", message=problem)])
     if dist.get_rank() == 0 and not job.spec.exists():
         write_json_atomically(job.spec, spec)
@@ -79,15 +87,6 @@ def _given_spec(arguments: argparse.Namespace) -> JobSpec:
         overrides.append(f"parallel.deepspeed_config={Path(arguments.deepspeed_config).resolve()}")
     content = read_spec_file(arguments.spec) if arguments.spec else {}
     return resolve(recipe=arguments.recipe, spec=content, overrides=overrides)
-
-
-def _folder_problem(job: JobDir, *, spec: JobSpec, arguments: argparse.Namespace) -> str | None:
-    """Why this folder cannot be used for this run, or None."""
-    if job.spec.exists() and job.read_spec() != spec:
-        return f"{job.path} holds a job with another spec; leave the spec out to go on with it, or use another folder"
-    if job.published_checkpoints() and not arguments.resume:
-        return f"{job.path} already holds checkpoints; add --resume to go on from them, or use another folder"
-    return None
 
 
 def _next_number(job: JobDir) -> int:

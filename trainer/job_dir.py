@@ -228,6 +228,15 @@ class JobDir:
         return PreflightReport.model_validate_json(path.read_bytes()) if path.exists() else None
 
 
+def folder_problem(job: JobDir, *, spec: JobSpec, resume: bool) -> str | None:
+    """Why a run of `spec` cannot use this folder, or None: it mixes no two jobs and repeats no work unasked."""
+    if job.spec.exists() and job.read_spec() != spec:
+        return f"{job.path} holds a job with another spec; leave the spec out to go on with it, or use another folder"
+    if job.published_checkpoints() and not resume:
+        return f"{job.path} already holds checkpoints; add --resume to go on from them, or use another folder"
+    return None
+
+
 def write_json_atomically(path: Path, value: BaseModel | dict[str, Any]) -> None:
     """Write `value` as JSON so that a reader sees the old file or the whole new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)

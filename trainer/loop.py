@@ -63,7 +63,7 @@ def train(
                 meter.count_step()
                 first_bad_step = torch.where(step_loss.isfinite(), first_bad_step, first_bad_step.clamp(max=step))
 
-                stopping = any_rank(stop.reason is not None)
+                stopping = step < total_steps and any_rank(stop.reason is not None)
                 evaluating = step == total_steps or _is_due(step, spec.evaluation.every_steps, run)
                 saving = stopping or step == total_steps or _is_due(step, spec.checkpoint.every_steps, run)
                 if step in (1, total_steps) or step % spec.log_every_steps == 0 or saving or evaluating:

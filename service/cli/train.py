@@ -17,7 +17,7 @@ from service.cli.exits import DONE, FAILED, INTERRUPTED, USAGE, CommandError
 from service.cli.output import JsonOption, console, print_error, print_json
 from service.cli.specs import RecipeOption, SetOption, SpecOption, spec_from_options
 from trainer.events import Started, read_events
-from trainer.job_dir import AttemptDir, ExitRecord, JobDir, write_json_atomically
+from trainer.job_dir import AttemptDir, ExitRecord, JobDir, folder_problem, write_json_atomically
 from trainer.spec import JobSpec
 from trainer.spec_checks import check_divides
 
@@ -53,14 +53,10 @@ def _settle(job: JobDir, given: JobSpec | None, *, resume: bool) -> JobSpec:
     stored = job.read_spec() if job.spec.exists() else None
     if given is None and stored is None:
         raise CommandError(f"there is no job in {job.path}; give --spec, --recipe or --set", code=USAGE)
-    if given is not None and stored is not None and given != stored:
-        message = f"{job.path} holds a job with another spec; give no spec to go on with it, or use another --job-dir"
-        raise CommandError(message, code=USAGE)
-    if job.published_checkpoints() and not resume:
-        message = f"{job.path} already holds checkpoints; add --resume to go on, or use another --job-dir"
-        raise CommandError(message, code=USAGE)
     spec = given or stored
     assert spec is not None
+    if problem := folder_problem(job, spec=spec, resume=resume):
+        raise CommandError(problem, code=USAGE)
     return spec
 
 

@@ -1,0 +1,1 @@
+"""Answers about images: a gateway without torch, and worker processes with it."""

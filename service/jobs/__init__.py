@@ -1,0 +1,1 @@
+"""A job's life: states, scheduling, preflight and supervision of attempts."""

@@ -1,0 +1,1 @@
+"""Engines that run attempts: the protocol and the one for this machine."""

@@ -1,0 +1,1 @@
+"""REST handlers, a file a resource: they parse, call and return."""

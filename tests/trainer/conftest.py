@@ -28,7 +28,7 @@ def _free_port():
 class Launch:
     """One run of the launcher on a job folder, with the log beside it."""
 
-    def __init__(self, job_dir, *arguments, ranks=2):
+    def __init__(self, job_dir, *arguments, ranks=2, accelerator="cpu"):
         self.job = JobDir(Path(job_dir))
         self.log = Path(f"{job_dir}.log")
         launcher = ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
@@ -37,7 +37,7 @@ class Launch:
             [*command, "--job-dir", str(job_dir)],
             stdout=self.log.open("ab"),
             stderr=subprocess.STDOUT,
-            env=os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"DS_ACCELERATOR": accelerator, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
 
