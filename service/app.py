@@ -1,6 +1,6 @@
 """The application: `create_app(settings)` puts the control plane together, for uvicorn to serve.
 
-Its lifespan opens the store, brings its tables up to date and starts the job runner and the inference gateway.
+Its lifespan opens the store, unless it was given an open one, and starts the job runner and the inference gateway.
 Jobs that run when it ends go on, and the next start finds them again.
 """
 
@@ -24,18 +24,21 @@ from service.middleware import BodyLimit, RequestIds, RequestMetrics
 from service.openapi import DESCRIPTION, describe_with_spec
 from service.routers import events, health, inference, jobs, models, recipes
 from service.settings import Settings
+from service.startup import open_store
 from service.store.store import Store
 
 
 def create_app(
     settings: Settings,
     *,
+    store: Store | None = None,
     launcher: Launcher | None = None,
     preflight_command: PreflightCommand = trainer_preflight,
 ) -> FastAPI:
     """The control plane as an ASGI application.
 
-    `launcher` takes the place of the local one; `preflight_command` makes the argument list that checks a job's data.
+    `store` is open and up to date, from `open_store`, for those who want to know before anything is announced that
+    there is one; the application closes it. `launcher` takes the place of the local one; `preflight_command` makes the argument list that checks a job's data.
     """
     app = FastAPI(
         title="Attune",
@@ -44,6 +47,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.settings = settings
+    app.state.store = store
     app.state.launcher = launcher or LocalLauncher(cpu_slots=settings.cpu_slots, weights_dir=settings.weights_dir)
     app.state.preflight_command = preflight_command
     app.state.metrics = Metrics()
@@ -62,9 +66,7 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     settings: Settings = state.settings
-    settings.jobs_dir.mkdir(parents=True, exist_ok=True)
-    state.store = Store(settings.effective_database_url)
-    state.store.upgrade()
+    state.store = state.store or open_store(settings)
     state.metrics.watch(state.store, state.launcher.capacity())
     state.gateway = Gateway(settings, registry=state.metrics.registry)
     state.runner = JobRunner(

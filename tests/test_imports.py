@@ -19,7 +19,18 @@ PACKAGES = ("service", "trainer", "dali_pipelines")
 
 CONTRACT = {
     f"trainer.{name}"
-    for name in ("spec", "spec_checks", "resolve", "recipes", "events", "job_dir", "prompts", "catalogue")
+    for name in (
+        "spec",
+        "spec_checks",
+        "resolve",
+        "recipes",
+        "events",
+        "job_dir",
+        "prompts",
+        "catalogue",
+        "deepspeed_config",
+        "errors",
+    )
 }
 """What the service may know of the trainer; these know nothing of torch themselves."""
 

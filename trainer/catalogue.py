@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,20 @@ def timm_models() -> dict[str, tuple[str, ...]]:
     return {name: tuple(tags) for name, tags in _content()["timm"].items()}
 
 
+def weights_dir() -> Path | None:
+    """The folder named by ATTUNE_WEIGHTS_DIR, if any."""
+    folder = os.environ.get("ATTUNE_WEIGHTS_DIR")
+    return Path(folder).expanduser() if folder else None
+
+
+def is_timm_model(name: str) -> bool:
+    """Whether a model's name means timm's layout, without a text tower; a local folder says so by its config file."""
+    if not name.startswith("local-dir:"):
+        return name.startswith("timm/")
+    folder = Path(name.removeprefix("local-dir:"))
+    return (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file()
+
+
 def check_model_name(name: str, *, weights_dir: Path | None = None) -> str | None:
     """Why there cannot be a model of this name, with near names; None if there can.
 
@@ -82,6 +97,8 @@ def _check_open_clip(name: str, weights_dir: Path | None) -> str | None:
         if name.partition(".")[0] in timm_models():
             return f"there is no image-text model {name!r}. Did you mean timm/{name}?"
         return f"there is no model {architecture!r}.{_near(architecture, known)} A model's name is {_FORMS}"
+    if architecture.startswith("coca_"):
+        return f"{architecture} is a captioning model (CoCa), which is not supported; use a CLIP architecture"
     tags = known[architecture].pretrained
     if not slash or tag in tags or (weights_dir is not None and tag and (weights_dir / name).is_dir()):
         return None

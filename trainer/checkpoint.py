@@ -14,12 +14,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from trainer.distributed import cpu_group
@@ -64,19 +67,15 @@ def save(engine: Any, *, job: JobDir, name: CheckpointName, record: CheckpointRe
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     _refuse_if_disk_is_full(engine, folder=job.checkpoints)
-    try:
+    with _recognising_a_full_disk(partial, needed=_bytes_to_save(engine)):
         engine.save_checkpoint(str(partial / "deepspeed"), tag=_TAG, save_latest=False)
         save_file(_random_state(), partial / f"random-rank-{rank}.safetensors")
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFullError(errno.ENOSPC, f"no room left for {name} in {job.checkpoints}") from error
-        raise
-    dist.barrier()
-    if rank == 0:
-        write_json_atomically(partial / _RECORD, record)
-        _sync_files(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        dist.barrier()
+        if rank == 0:
+            write_json_atomically(partial / _RECORD, record)
+            _sync_files(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
     dist.barrier()
 
 
@@ -103,6 +102,13 @@ def load(engine: Any, *, job: JobDir, name: CheckpointName) -> CheckpointRecord:
 def read_record(folder: Path) -> CheckpointRecord:
     """The record of a published checkpoint."""
     return CheckpointRecord.model_validate_json((folder / _RECORD).read_bytes())
+
+
+def add_metrics(folder: Path, *, raw: dict[str, float], ema: dict[str, float], best: dict[str, float]) -> None:
+    """Complete the record of a checkpoint that was saved without an evaluation."""
+    record = read_record(folder)
+    update = {"metrics": best, "raw_metrics": raw, "ema_metrics": ema}
+    write_json_atomically(folder / _RECORD, record.model_copy(update=update))
 
 
 def superseded(job: JobDir, *, spec: CheckpointSpec, metric: str) -> list[CheckpointName]:
@@ -147,6 +153,22 @@ def _refuse_if_disk_is_full(engine: Any, *, folder: Path) -> None:
         raise DiskFullError(
             errno.ENOSPC, f"a checkpoint needs about {needed / 2**20:.0f} MiB in {folder}, and there is less"
         )
+
+
+@contextmanager
+def _recognising_a_full_disk(partial: Path, *, needed: int) -> Iterator[None]:
+    """Turn what a full disk makes torch, safetensors or Python raise into DiskFullError, and give the room back.
+
+    torch reports a failed write as a RuntimeError without the reason, so the free space has to tell.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        out_of_room = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(partial.parent).free < needed
+        if not out_of_room:
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        raise DiskFullError(errno.ENOSPC, f"no room left for a checkpoint in {partial.parent}") from error
 
 
 def _bytes_to_save(engine: Any) -> int:

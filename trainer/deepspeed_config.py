@@ -60,12 +60,6 @@ def build_config(spec: JobSpec, *, world_size: int, micro_size: int) -> dict[str
     return config
 
 
-def zero_stage(spec: JobSpec) -> int:
-    """The ZeRO stage in force, from the spec or its DeepSpeed file."""
-    config = build_config(spec, world_size=1, micro_size=1)
-    return int(config["zero_optimization"]["stage"])
-
-
 def _template(parallel: ParallelSpec) -> dict[str, Any]:
     if parallel.deepspeed_config is not None:
         return _read(Path(parallel.deepspeed_config))

@@ -18,6 +18,7 @@ from trainer.reporting import Reporter
 from trainer.setup import Run, prepare, train_batches
 from trainer.spec import JobSpec
 from trainer.throughput import ThroughputMeter, model_flop_utilisation
+from trainer.weights import read_logit_scale
 
 
 def train(
@@ -36,13 +37,10 @@ def train(
         reporter.write(events.Stage(stage="loading"))
         run = prepare(spec, job=job, attempt=attempt, device=device)
         engine, total_steps = run.engine, run.schedule.total_steps
-        step = _start(run, job=job, attempt=attempt, resume=resume)
+        start = _start(run, job=job, attempt=attempt, resume=resume)
+        step = start.step
         reporter.write(_started(run, step=step))
-
-        scores = Scores()
-        if step == 0 and spec.evaluation.before_training:
-            reporter.write(events.Stage(stage="evaluating"))
-            scores = evaluate_run(run, step=0, reporter=reporter)
+        scores = _evaluate_at_start(run, job=job, start=start, reporter=reporter)
 
         reporter.write(events.Stage(stage="training"))
         meter = ThroughputMeter(samples_per_step=spec.batch.global_size, remaining_steps=total_steps - step)
@@ -64,9 +62,8 @@ def train(
                 first_bad_step = torch.where(step_loss.isfinite(), first_bad_step, first_bad_step.clamp(max=step))
 
                 stopping = step < total_steps and any_rank(stop.reason is not None)
-                evaluating = step == total_steps or _is_due(step, spec.evaluation.every_steps, run)
-                saving = stopping or step == total_steps or _is_due(step, spec.checkpoint.every_steps, run)
-                if step in (1, total_steps) or step % spec.log_every_steps == 0 or saving or evaluating:
+                evaluating, saving = run.evaluates_at(step), stopping or run.saves_at(step)
+                if step == 1 or step % spec.log_every_steps == 0 or saving or evaluating:
                     _refuse_non_finite(first_bad_step, job=job)
                     reporter.write(_step_event(run, step=step, lr=lr, loss=step_loss, meter=meter))
                 with meter.paused():
@@ -84,8 +81,8 @@ def train(
         return _ended("succeeded", "completed", f"finished after {step} steps", step=step)
 
 
-def _start(run: Run, *, job: JobDir, attempt: AttemptDir, resume: bool) -> int:
-    """Fix where this attempt begins, once and for all ranks, and load it; returns the steps already done."""
+def _start(run: Run, *, job: JobDir, attempt: AttemptDir, resume: bool) -> StartingPoint:
+    """Fix where this attempt begins, once and for all ranks, and load it."""
     latest = job.published_checkpoints()[-1:] if resume else []
     start = agree(
         StartingPoint(checkpoint=str(latest[0]), step=latest[0].step)
@@ -98,7 +95,24 @@ def _start(run: Run, *, job: JobDir, attempt: AttemptDir, resume: bool) -> int:
         name = CheckpointName.parse(start.checkpoint)
         assert name is not None
         checkpoint.load(run.engine, job=job, name=name)
-    return int(start.step)
+    return start
+
+
+def _evaluate_at_start(run: Run, *, job: JobDir, start: StartingPoint, reporter: Reporter) -> Scores:
+    """Evaluate what training begins from, if asked to, or what an interrupted attempt had no time to evaluate."""
+    if start.checkpoint is None:
+        wanted = run.spec.evaluation.before_training
+    else:
+        folder = job.checkpoints / start.checkpoint
+        wanted = run.evaluates_at(start.step) and not checkpoint.read_record(folder).raw_metrics
+    if not wanted:
+        return Scores()
+    reporter.write(events.Stage(stage="evaluating"))
+    scores = evaluate_run(run, step=start.step, reporter=reporter)
+    if start.checkpoint is not None and run.rank == 0:
+        checkpoint.add_metrics(folder, raw=scores.raw, ema=scores.ema, best=scores.best(main_metric(run)))
+    dist.barrier()
+    return scores
 
 
 def _save(run: Run, *, job: JobDir, attempt: AttemptDir, step: int, scores: Scores, reporter: Reporter) -> None:
@@ -120,10 +134,6 @@ def _save(run: Run, *, job: JobDir, attempt: AttemptDir, step: int, scores: Scor
         for old in checkpoint.superseded(job, spec=run.spec.checkpoint, metric=main_metric(run)):
             checkpoint.remove(job, old)
             reporter.write(events.CheckpointRemoved(name=str(old)))
-
-
-def _is_due(step: int, every_steps: int | None, run: Run) -> bool:
-    return step % (every_steps or run.steps_per_epoch) == 0
 
 
 def _refuse_non_finite(first_bad_step: torch.Tensor, *, job: JobDir) -> None:
@@ -164,12 +174,14 @@ def _step_event(run: Run, *, step: int, lr: float, loss: torch.Tensor, meter: Th
     mean_loss = mean_over_ranks(loss).item()
     rate, wait_share, seconds_left = meter.read()
     grad_norm = run.engine.get_global_grad_norm()
+    logit_scale = read_logit_scale(run.engine)
     return events.Step(
         step=step,
         epoch=step / run.steps_per_epoch,
         loss=mean_loss,
         lr=lr,
         grad_norm=None if grad_norm is None else events.finite_or_none(float(grad_norm)),
+        logit_scale=logit_scale,
         images_per_s=rate,
         data_wait_share=wait_share,
         mfu=model_flop_utilisation(

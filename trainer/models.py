@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ import timm
 from torch import Tensor, nn
 
 from dali_pipelines.transforms import Preprocess
+from trainer.catalogue import weights_dir
 from trainer.errors import UnusableSpecError
 from trainer.heads import ImageClassifier
 from trainer.spec import ModelSpec
@@ -64,12 +64,6 @@ class ClassifierModel:
     class_names: tuple[str, ...]
     name: str
     kind: Literal["open_clip", "timm"]
-
-
-def weights_dir() -> Path | None:
-    """The folder named by ATTUNE_WEIGHTS_DIR, if any."""
-    folder = os.environ.get("ATTUNE_WEIGHTS_DIR")
-    return Path(folder) if folder else None
 
 
 def load_clip(model: ModelSpec, *, exif: Literal["ignore", "apply"] = "ignore") -> ClipModel:
@@ -278,8 +272,3 @@ def read_export(folder: Path) -> dict[str, Any]:
     """What an export's attune.json says: task, class names, templates, metrics; empty for folders of other origin."""
     path = folder / "attune.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def with_weights(model: ClipModel, module: nn.Module) -> ClipModel:
-    """`model` with another module of the same layout."""
-    return replace(model, module=module)

@@ -39,8 +39,3 @@ def expand_templates(templates: Sequence[str]) -> tuple[str, ...]:
                 f"template {template!r} needs exactly one {{}} for the class name, or the name of a set: {known}"
             )
     return tuple(expanded)
-
-
-def class_name_from_folder(folder: str) -> str:
-    """A folder's name as it reads in a prompt: underscores become spaces."""
-    return folder.replace("_", " ")

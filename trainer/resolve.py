@@ -6,7 +6,6 @@ Later ones win: recipe < spec < overrides. Imports no torch.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +13,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from trainer import catalogue, recipes
+from trainer import catalogue, recipes, spec_checks
+from trainer.deepspeed_config import DeepSpeedConfigError, build_config
 from trainer.spec import JobSpec
 
 _KIND_FIELDS = ("name", "format")  # the fields that choose one of several layouts, of objectives and of data sources
@@ -46,6 +46,7 @@ def resolve(
     overrides: Sequence[str] = (),
     registered_models: Mapping[str, str] | None = None,
     runnable: bool = True,
+    weights_dir: Path | None = None,
 ) -> JobSpec:
     """Make a JobSpec.
 
@@ -55,6 +56,7 @@ def resolve(
         overrides: `dotted.path=VALUE`, the value as YAML.
         registered_models: export folder by name; such a `model.name` becomes `local-dir:FOLDER`.
         runnable: whether the training data must be named, as for a job (not for a plan).
+        weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
 
     Raises:
         SpecError: with every problem found.
@@ -72,8 +74,8 @@ def resolve(
         made = JobSpec.model_validate(merged)
     except ValidationError as error:
         raise SpecError([_problem(e) for e in error.errors(include_url=False)]) from None
-    if problem := catalogue.check_model_name(made.model.name, weights_dir=_weights_dir()):
-        raise SpecError([SpecProblem(field="model.name", message=problem, value=made.model.name)])
+    if problems := _problems_outside(made, weights_dir=weights_dir or catalogue.weights_dir()):
+        raise SpecError(problems)
     if runnable and made.data.train is None:
         raise SpecError([SpecProblem(field="data.train", message="name the training data: a folder or a table")])
     return made
@@ -114,9 +116,21 @@ def near(name: str, known: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(matches)}?" if matches else ""
 
 
-def _weights_dir() -> Path | None:
-    folder = os.environ.get("ATTUNE_WEIGHTS_DIR")
-    return Path(folder) if folder else None
+def _problems_outside(spec: JobSpec, *, weights_dir: Path | None) -> list[SpecProblem]:
+    """What is wrong with the models and files that a spec names, as far as it can be known without loading them."""
+    name = spec.model.name
+    if problem := catalogue.check_model_name(name, weights_dir=weights_dir):
+        return [SpecProblem(field="model.name", message=problem, value=name)]
+    problems = []
+    if catalogue.is_timm_model(name):
+        found = spec_checks.problem_without_text_tower(spec)
+        problems += [SpecProblem(field=found.field, message=found.message, value=found.value)] if found else []
+    try:
+        build_config(spec, world_size=1, micro_size=spec.batch.global_size)
+    except DeepSpeedConfigError as error:
+        path = spec.parallel.deepspeed_config
+        problems.append(SpecProblem(field="parallel.deepspeed_config", message=str(error), value=path))
+    return problems
 
 
 def _recipe_named(name: Any) -> recipes.Recipe:
@@ -135,6 +149,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if key == "model" and isinstance(value, str):
             value = {"name": value}
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name" if key == "model" else "path": old}  # what a plain string is short for
         if isinstance(old, Mapping) and isinstance(value, Mapping) and not _chooses_another(key, old, value):
             merged[key] = _merge(old, value)
         else:

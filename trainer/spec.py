@@ -30,6 +30,10 @@ def _tuple_of_one(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _text_of_scalar(value: Any) -> Any:
+    return str(value) if isinstance(value, (bool, int, float)) else value
+
+
 Strings = Annotated[tuple[str, ...], BeforeValidator(_tuple_of_one)]
 
 
@@ -263,7 +267,7 @@ class ScheduleSpec(Section):
     max_steps: PositiveInt | None = None
     """Optimizer steps."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear warm-up from 0 to the peak learning rate."""
+    """Steps of linear warm-up: the first takes peak / warmup_steps, the last of them the peak learning rate."""
     kind: Literal["cosine", "constant"] = "cosine"
     """Course after the warm-up: cosine to `min_lr`, or the peak rate throughout."""
     min_lr: NonNegativeFloat = 0.0
@@ -279,7 +283,7 @@ class ParallelSpec(Section):
     """Machines."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too
-    (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054)."""
+    (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). Stage 0 in bf16 or fp16 runs as stage 1."""
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer state lives; `cpu` needs stage 1 or higher, `nvme` stage 3."""
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
@@ -291,7 +295,7 @@ class ParallelSpec(Section):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more compute."""
     compile: bool = False
-    """Compile the towers with torch.compile."""
+    """Compile the transformer blocks (of other towers, the whole model) with torch.compile; needs a C++ compiler."""
     deepspeed_config: str | None = None
     """A DeepSpeed JSON file to use in place of the one that zero_stage and offload_* select. Its batch sizes,
     precision, clipping and accumulation must be absent or `auto`: they come from this spec."""
@@ -301,20 +305,23 @@ class CheckpointSpec(Section):
     """When to save, and what to keep. One more is always saved at the end."""
 
     every_steps: PositiveInt | None = None
-    """Save each time this many optimizer steps are done; None: at the end of each epoch."""
+    """Save each time this many optimizer steps are done; None: whenever evaluation.every_steps says, or else at the
+    end of each epoch."""
     keep_latest: PositiveInt = 1
     """Most recent checkpoints to keep."""
     keep_best: NonNegativeInt = 1
     """Checkpoints with the best validation metric to keep."""
     metric: str | None = None
-    """Metric that ranks them, as `DATASET/METRIC` (`validation/top1`); None: the objective's main metric."""
+    """Metric that ranks them, as `DATASET/METRIC` (`validation/top1`); None: mean_recall on the validation data for the
+    contrastive objective where these have captions only, and top1 otherwise."""
 
 
 class EvaluationSpec(Section):
     """Evaluation during and after training."""
 
     every_steps: PositiveInt | None = None
-    """Evaluate each time this many steps are done; None: at the end of each epoch. Always at the end."""
+    """Evaluate each time this many steps are done, and at the end; None: whenever checkpoint.every_steps says, or else
+    at the end of each epoch. A checkpoint has metrics, and can be the best, only if it is saved where one evaluates."""
     before_training: bool = True
     """Also evaluate the model as it starts out."""
     batch_size: PositiveInt = 64
@@ -327,7 +334,7 @@ class ExportSpec(Section):
     """What is left at the end: a folder that open_clip or timm loads, without optimizer state."""
 
     weights: Literal["auto", "raw", "ema"] = "auto"
-    """Which weights to export; `auto`: the better of the two by the main metric."""
+    """Which weights to export; `auto`: the better of the two by checkpoint.metric."""
     checkpoint: Literal["best", "last"] = "best"
     """From which checkpoint, by the validation metric; without validation data it is the last."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -365,9 +372,9 @@ class JobSpec(Section):
     """Report loss and speed each time this many optimizer steps are done; the first and the last always."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of every random draw: weights, order, crops, augmentation, templates."""
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    metadata: dict[
+        Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512), BeforeValidator(_text_of_scalar)]
+    ] = Field(default_factory=dict, max_length=16)
     """Up to 16 notes of your own (keys to 64, values to 512 characters)."""
 
     @model_validator(mode="after")

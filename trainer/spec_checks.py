@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from trainer import prompts
 
 if TYPE_CHECKING:
-    from trainer.spec import JobSpec
+    from trainer.spec import DataSource, JobSpec
 
 
 @dataclass(frozen=True)
@@ -101,28 +101,48 @@ def _parallel(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _objective(spec: JobSpec) -> Iterator[Problem]:
-    timm_model = spec.model.name.startswith("timm/")
-    if timm_model and spec.objective.name != "classification":
-        yield Problem(
-            "objective.name",
-            spec.objective.name,
-            f"{spec.model.name!r} is a timm image model without a text tower; only `classification` can train it",
-        )
-    elif timm_model and getattr(spec.objective, "head", None) == "zero_shot":
-        yield Problem(
-            "objective.head", "zero_shot", f"{spec.model.name!r} has no text tower to build a head from; use `fresh`"
-        )
-    train = spec.data.train
-    labelled = train is None or train.format == "image_folder" or train.label_column is not None
-    captioned = train is None or train.format == "image_folder" or train.caption_column is not None
-    if spec.objective.name in ("class_prompts", "classification") and not labelled:
-        yield Problem(
-            "data.train.label_column",
-            None,
-            f"the objective `{spec.objective.name}` needs a class for each image; name the column that holds it",
-        )
-    if spec.objective.name == "contrastive" and not captioned:
-        yield Problem("data.train.caption_column", None, "the objective `contrastive` needs a caption for each image")
+    if spec.model.name.startswith("timm/") and (problem := problem_without_text_tower(spec)):
+        yield problem
+    objective, train = spec.objective.name, spec.data.train
+    if train is not None and objective == "contrastive":
+        if train.format == "image_folder":
+            message = "`contrastive` needs a caption for each image, and class folders have none; use `class_prompts`"
+            yield Problem("objective.name", objective, f"{message}, or a table of images and captions")
+        elif train.caption_column is None:
+            yield Problem("data.train.caption_column", None, "`contrastive` needs a caption for each image")
+    for field, source in _sources(spec):
+        held_out = field != "data.train"
+        if objective == "contrastive" or (held_out and objective == "class_prompts"):
+            continue
+        if source.format == "csv" and source.label_column is None:
+            yield Problem(
+                f"{field}.label_column",
+                None,
+                f"the objective `{objective}` needs a class for each image; name the column that holds it",
+            )
+
+
+def problem_without_text_tower(spec: JobSpec) -> Problem | None:
+    """What a model without a text tower, such as timm's, cannot be trained for."""
+    name = spec.model.name
+    if spec.objective.name != "classification":
+        allowed = "only `classification` can train it"
+        message = f"{name!r} is an image model in timm's layout, without a text tower; {allowed}"
+        return Problem("objective.name", spec.objective.name, message)
+    if spec.objective.head == "zero_shot":
+        message = f"{name!r} has no text tower to build a head from; use `fresh`"
+        return Problem("objective.head", "zero_shot", message)
+    return None
+
+
+def _sources(spec: JobSpec) -> Iterator[tuple[str, DataSource]]:
+    """Spec field and source of each data set."""
+    if spec.data.train is not None:
+        yield "data.train", spec.data.train
+    if spec.data.validation is not None:
+        yield "data.validation", spec.data.validation
+    for name, source in spec.data.evaluate.items():
+        yield f"data.evaluate.{name}", source
 
 
 def _schedule(spec: JobSpec) -> Iterator[Problem]:
@@ -158,4 +178,25 @@ def _export(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("export.weights", "ema", "there is no moving average to export unless optim.ema_decay is set")
 
 
-CHECKS = (_batch, _parallel, _objective, _schedule, _data, _export)
+def _metric(spec: JobSpec) -> Iterator[Problem]:
+    metric = spec.checkpoint.metric
+    if metric is None:
+        return
+    held_out = [*(["validation"] if spec.data.validation is not None else []), *spec.data.evaluate]
+    dataset, _, name = metric.partition("/")
+    if dataset not in held_out or name not in METRICS:
+        sets = " or ".join(held_out) or "a held-out data set, of which there is none"
+        message = f"{metric!r} is not DATASET/METRIC with {sets}, and one of {', '.join(METRICS)}"
+        yield Problem("checkpoint.metric", metric, message)
+
+
+METRICS = (
+    "top1",
+    "top5",
+    "mean_per_class",
+    *(f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
+    "mean_recall",
+)
+"""What evaluation measures: accuracies of classification, recalls of retrieval."""
+
+CHECKS = (_batch, _parallel, _objective, _schedule, _data, _metric, _export)

@@ -29,6 +29,15 @@ def gather_weights(engine: Any, *, which: Which = "raw") -> dict[str, Tensor]:
     return weights
 
 
+def read_logit_scale(engine: Any) -> float | None:
+    """exp(logit_scale) in force, or None if the model has none. All ranks must call it."""
+    parameter = getattr(engine.module, "logit_scale", None)
+    if parameter is None:
+        return None
+    with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+        return float(parameter.detach().float().exp().item())
+
+
 def _saved_buffers(module: torch.nn.Module) -> dict[str, Tensor]:
     saved = module.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in module.named_buffers() if name in saved}

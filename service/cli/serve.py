@@ -44,14 +44,7 @@ def serve(
     except SettingsError as error:
         raise CommandError(str(error), code=USAGE) from None
     with _listen(settings) as listening:
-        url = _url(settings.host, listening.getsockname()[1])
-        if json:
-            print_json_line({"url": url, "data_dir": str(settings.data_dir)})
-        else:
-            console.print(
-                f"Attune serves on {url} (API: {url}/docs), data in {settings.data_dir}", markup=False, soft_wrap=True
-            )
-        _run_server(settings, listening, log_level=log_level)
+        _run_server(settings, listening, log_level=log_level, json=json)
     return DONE
 
 
@@ -80,18 +73,32 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _run_server(settings: Settings, listening: socket.socket, *, log_level: str) -> None:
+def _announce(settings: Settings, listening: socket.socket, *, json: bool) -> None:
+    url = _url(settings.host, listening.getsockname()[1])
+    if json:
+        print_json_line({"url": url, "data_dir": str(settings.data_dir)})
+    else:
+        text = f"Attune serves on {url} (API: {url}/docs), data in {settings.data_dir}"
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _run_server(settings: Settings, listening: socket.socket, *, log_level: str, json: bool) -> None:
     # Not at the top: other commands must not wait for the web framework and the database.
     import uvicorn
 
     from service.app import create_app
     from service.server import Server
+    from service.startup import StartError, open_store
 
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app, log_level=log_level, access_log=log_level == "debug", timeout_graceful_shutdown=_GRACE_S
-    )
-    # uvicorn raises the signal that stopped it once more at the end, for whoever handled it before.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    Server(app, config).run(sockets=[listening])
+    try:
+        app = create_app(settings, store=open_store(settings))
+        config = uvicorn.Config(
+            app, log_level=log_level, access_log=log_level == "debug", timeout_graceful_shutdown=_GRACE_S
+        )
+        # uvicorn raises the signal that stopped it once more at the end, for whoever handled it before.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        server = Server(app, config, on_ready=lambda: _announce(settings, listening, json=json))
+        server.run(sockets=[listening])
+    except StartError as error:
+        raise CommandError(str(error), code=USAGE) from None

@@ -5,8 +5,8 @@ import pytest
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
 import ds_configs
-from trainer.deepspeed_config import DeepSpeedConfigError, build_config, zero_stage
-from trainer.resolve import resolve
+from trainer.deepspeed_config import build_config
+from trainer.resolve import SpecError, resolve
 
 SHIPPED = sorted(Path(ds_configs.__file__).parent.glob("*.json"))
 
@@ -15,7 +15,7 @@ def spec_with(**parallel):
     return resolve(
         spec={
             "model": "attune-tiny-32",
-            "data": {"train": "photos"},
+            "data": {"train": "pairs.csv"},
             "batch": {"global_size": 64},
             "optim": {"clip_grad_norm": 1.5},
             "parallel": {"nvme_path": "/nvme", **parallel},
@@ -64,18 +64,24 @@ def test_offload_files_equal_what_the_spec_selects(name, parallel):
 def test_a_file_that_decides_what_the_spec_decides_is_refused(tmp_path, setting):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 1}, **setting}))
-    with pytest.raises(DeepSpeedConfigError, match=next(iter(setting))):
-        build_config(spec_with(deepspeed_config=str(path)), world_size=1, micro_size=8)
+    with pytest.raises(SpecError, match=next(iter(setting))):
+        spec_with(deepspeed_config=str(path))
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_file_that_is_no_json_object_is_refused(tmp_path, content):
     path = tmp_path / "mine.json"
     path.write_text(content)
-    with pytest.raises(DeepSpeedConfigError, match=r"mine\.json"):
-        build_config(spec_with(deepspeed_config=str(path)), world_size=1, micro_size=8)
+    with pytest.raises(SpecError, match=r"mine\.json"):
+        spec_with(deepspeed_config=str(path))
+
+
+def test_a_missing_file_is_refused():
+    with pytest.raises(SpecError, match=r"parallel\.deepspeed_config.*nowhere\.json"):
+        spec_with(deepspeed_config="nowhere.json")
 
 
 @pytest.mark.parametrize(("precision", "stage"), [("bf16", 1), ("fp16", 1), ("amp_bf16", 0), ("fp32", 0)])
 def test_low_precision_stage_0_runs_as_stage_1(precision, stage):
-    assert zero_stage(spec_with(zero_stage=0, precision=precision)) == stage
+    config = build_config(spec_with(zero_stage=0, precision=precision), world_size=1, micro_size=8)
+    assert config["zero_optimization"]["stage"] == stage

@@ -15,7 +15,8 @@ def problems_of(**arguments):
 
 
 def with_data(**spec):
-    return {"data": {"train": "photos"}, **spec}
+    """Captioned images with classes: fit for every objective."""
+    return {"data": {"train": {"path": "pairs.csv", "label_column": "class"}}, **spec}
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -104,6 +105,57 @@ def test_bad_specs_name_the_field_and_what_is_allowed(spec, field, words):
     assert field in problems, problems
     for word in words:
         assert word in problems[field]
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "words"),
+    [
+        ({"data": {"train": "photos"}}, "objective.name", ["contrastive", "class_prompts"]),
+        ({"data": {"train": {"path": "a.csv", "caption_column": None}}}, "data.train.caption_column", ["caption"]),
+        (with_data(checkpoint={"metric": "validation/top1"}), "checkpoint.metric", ["held-out"]),
+        (with_data(parallel={"deepspeed_config": "/nope.json"}), "parallel.deepspeed_config", ["/nope.json"]),
+        (
+            with_data(objective={"name": "classification"})
+            | {"data": {"train": "photos", "validation": "held.csv", "evaluate": {"far": "far.tsv"}}},
+            "data.validation.label_column",
+            ["class"],
+        ),
+        (with_data(model="coca_ViT-B-32"), "model.name", ["CoCa"]),
+    ],
+)
+def test_impossible_combinations_are_refused(spec, field, words):
+    problems = problems_of(spec={"model": "ViT-B-32", **spec})
+    assert field in problems, problems
+    for word in words:
+        assert word in problems[field]
+
+
+def test_a_known_metric_is_accepted():
+    spec = resolve(
+        spec={
+            "model": "ViT-B-32",
+            "data": {"train": "pairs.csv", "evaluate": {"far": "far.csv"}},
+            "checkpoint": {"metric": "far/mean_recall"},
+        }
+    )
+    assert spec.checkpoint.metric == "far/mean_recall"
+
+
+def test_a_folder_in_timms_layout_has_no_text_tower(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    model = f"local-dir:{tmp_path}"
+    assert "text tower" in problems_of(spec=with_data(model=model))["objective.name"]
+    problems = problems_of(spec=with_data(model=model, objective={"name": "classification"}))
+    assert "fresh" in problems["objective.head"]
+
+
+def test_an_override_inside_a_plain_path_keeps_the_path():
+    spec = resolve(
+        recipe="flyp",
+        overrides=["data.train=photos", "data.train.limit_per_class=50", "metadata.run=7"],
+    )
+    assert (spec.data.train.path, spec.data.train.limit_per_class) == ("photos", 50)
+    assert spec.metadata == {"run": "7"}
 
 
 def test_all_problems_are_reported_at_once():

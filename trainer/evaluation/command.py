@@ -20,12 +20,12 @@ from rich.table import Table as RichTable
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sources import DataError
 from trainer import distributed, preflight
-from trainer.catalogue import check_model_name
+from trainer.catalogue import check_model_name, weights_dir
 from trainer.errors import TrainingError, UnusableDataError, UnusableSpecError
 from trainer.evaluation.datasets import evaluate_dataset
 from trainer.evaluation.report import Result, Table, metrics_table, per_class_table
 from trainer.job_dir import write_json_atomically
-from trainer.models import ClassifierModel, ClipModel, ModelError, load_clip, read_export, weights_dir
+from trainer.models import ClassifierModel, ClipModel, ModelError, load_clip, read_export
 from trainer.prompts import expand_templates
 from trainer.resolve import SpecError, read_spec_file, resolve
 from trainer.spec import AnySource, DataSource, DataSpec, ImageFolderSource, JobSpec, ModelSpec

@@ -37,7 +37,8 @@ def main_metric(run: Run) -> str:
     if run.spec.checkpoint.metric is not None:
         return run.spec.checkpoint.metric
     validation = run.manifests.get("validation")
-    retrieval = validation is not None and not validation.class_names
+    labelled = validation is None or bool(validation.class_names)
+    retrieval = run.spec.objective.name == "contrastive" and not labelled
     return "validation/mean_recall" if retrieval else "validation/top1"
 
 
@@ -45,7 +46,7 @@ def evaluate_run(run: Run, *, step: int, reporter: Reporter) -> Scores:
     """Evaluate all held-out data sets and report each result. All ranks must call it.
 
     Raises:
-        UnusableSpecError: `checkpoint.metric` is not among what was measured.
+        UnusableSpecError: `checkpoint.metric` is not what these data can be measured by.
     """
     held_out = [name for name in run.manifests if name != "train"]
     if not held_out:
@@ -86,6 +87,7 @@ def _results(run: Run, *, name: str, dataset: str) -> list[Result]:
         world_size=run.world_size,
         batch_size=run.spec.evaluation.batch_size,
         num_threads=run.spec.data.decoder.num_threads,
+        on_bad_sample=run.spec.data.on_bad_sample,
         precision="amp_bf16" if run.device.type == "cuda" and run.spec.parallel.precision != "fp32" else "fp32",
     )
 

@@ -140,11 +140,14 @@ def test_a_job_that_has_ended_cannot_be_cancelled(attune: Attune, service_url: s
     assert failing_job in ended.stderr
 
 
+@pytest.mark.slow
 def test_cancelled_job_reads_cancelled(attune: Attune, service_url: str, two_class_folder: Path) -> None:
-    given = ("--recipe", "flyp", "--set", "model.name=attune-tiny-32", "--set", f"data.train={two_class_folder}")
+    settings = ("model.name=attune-tiny-32", f"data.train={two_class_folder}", "batch.global_size=4")
+    settings += ("schedule.warmup_steps=0", "schedule.epochs=1000")
+    given = ("--recipe", "flyp", *(word for setting in settings for word in ("--set", setting)))
     made = json.loads(attune("jobs", "create", *given, "--json", "--url", service_url).stdout)
     answer = attune("jobs", "cancel", made["id"], "--json", "--url", service_url)
-    watched = attune("jobs", "watch", made["id"], "--url", service_url, timeout_s=60)
+    watched = attune("jobs", "watch", made["id"], "--url", service_url, timeout_s=120)
 
     assert json.loads(answer.stdout)["status"] == "cancelled"
     assert watched.returncode == 1
