@@ -39,7 +39,7 @@ def settings() -> str:
 def fields() -> str:
     """A heading and a table for each section of the spec, in the order in which they are met."""
     schema = JobSpec.model_json_schema()
-    return "\n".join(_table(title, section) for title, section in _sections(schema))
+    return "\n".join(_table(title, section, schema["$defs"]) for title, section in _sections(schema))
 
 
 def _sections(schema: Schema) -> Iterator[tuple[str, Schema]]:
@@ -65,7 +65,7 @@ def _definitions_in(field: Schema) -> list[str]:
     return [name for part in parts if isinstance(part, dict) for name in _definitions_in(part)]
 
 
-def _table(path: str, section: Schema) -> str:
+def _table(path: str, section: Schema, sections: Schema) -> str:
     kind = next((f"`{name}: {p['const']}`" for name, p in section["properties"].items() if _is_kind(name, p)), None)
     title = f"`{path}`" if path else "The whole spec"
     lines = [f"### {title}" + (f" with {kind}" if kind else ""), "", " ".join(section["description"].split()), ""]
@@ -73,8 +73,18 @@ def _table(path: str, section: Schema) -> str:
     required = section.get("required", [])
     for name, field in section["properties"].items():
         default = "required" if name in required else _default(field)
-        lines.append(f"| `{name}` | {_type(field)} | {default} | {_one_line(field.get('description'))} |")
+        lines.append(f"| `{name}` | {_type(field)} | {default} | {_one_line(_meaning(name, field, sections))} |")
     return "\n".join([*lines, ""])
+
+
+def _meaning(name: str, field: Schema, sections: Schema) -> str | None:
+    """What a field says of itself; pydantic leaves that out where its section says the very same."""
+    if _is_kind(name, field):
+        return "Chooses this section."
+    if "$ref" in field and "description" not in field:
+        (section,) = _definitions_in(field)
+        field = sections[section]
+    return field.get("description")
 
 
 def _is_kind(name: str, field: Schema) -> bool:

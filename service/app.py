@@ -37,8 +37,9 @@ def create_app(
 ) -> FastAPI:
     """The control plane as an ASGI application.
 
-    `store` is open and up to date, from `open_store`, for those who want to know before anything is announced that
-    there is one; the application closes it. `launcher` takes the place of the local one; `preflight_command` makes the argument list that checks a job's data.
+    `store` is one from `open_store`, for those who must know that there is one before they announce anything; the
+    application closes it. `launcher` takes the place of the local one; `preflight_command` makes the argument list
+    that checks a job's data.
     """
     app = FastAPI(
         title="Attune",

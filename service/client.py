@@ -104,6 +104,22 @@ class AttuneClient:
         """
         return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/cancel")
 
+    def pause(self, job_id: str) -> Json:
+        """Keep a queued job from starting, or stop a running one after it has saved a checkpoint. Returns the job.
+
+        Raises:
+            Conflict: it is neither queued nor running.
+        """
+        return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/pause")
+
+    def resume(self, job_id: str) -> Json:
+        """Queue a paused job again; it goes on from its latest checkpoint. Returns the job.
+
+        Raises:
+            Conflict: it is not paused, or still saving.
+        """
+        return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/resume")
+
     def list_events(self, job_id: str, *, after: str | None = None, limit: int = 20) -> tuple[list[Json], bool]:
         """A page of a job's events, newest first, and whether there are more."""
         page = self._json(

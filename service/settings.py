@@ -6,7 +6,6 @@ Nothing is read from the environment at import; make one `Settings()` where the 
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -35,7 +34,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("~/.attune")
     """Folder for the database and the job folders; made on first use."""
     database_url: str | None = None
-    """SQLAlchemy URL; None: SQLite in `data_dir/attune.db`."""
+    """SQLAlchemy URL of an SQLite or PostgreSQL database; None: SQLite in `data_dir/attune.db`."""
     weights_dir: Path | None = None
     """Folder of pretrained weights for machines without a network; passed on to workers."""
 
@@ -57,7 +56,7 @@ class Settings(BaseSettings):
     poll_interval_s: PositiveFloat = 0.5
     """Seconds between two looks at running jobs."""
     cancel_grace_s: NonNegativeFloat = 30.0
-    """Seconds between asking a cancelled job's processes to stop and killing them."""
+    """Seconds between asking the processes of a cancelled or paused job to stop and killing them."""
     max_crashes_without_progress: PositiveInt = 3
     """Attempts in a row that may crash without a new checkpoint before the job counts as failed."""
 
@@ -114,11 +113,6 @@ class Settings(BaseSettings):
     def jobs_dir(self) -> Path:
         """Folder that holds a folder for each job."""
         return self.data_dir / "jobs"
-
-    @property
-    def effective_cpu_slots(self) -> int:
-        """`cpu_slots`, or the number of cores."""
-        return self.cpu_slots or os.cpu_count() or 1
 
 
 class SettingsError(ValueError):

@@ -190,3 +190,9 @@ def test_field_reference_has_every_field() -> None:
     for section in [schema, *schema["$defs"].values()]:
         for name in section.get("properties", {}):
             assert f"| `{name}` |" in reference
+
+
+def test_every_field_has_a_meaning() -> None:
+    rows = [line for line in load_reference().fields().splitlines() if line.startswith("| `")]
+
+    assert [row for row in rows if row.endswith("|  |")] == []

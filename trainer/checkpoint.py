@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -180,14 +181,14 @@ def _bytes_to_save(engine: Any) -> int:
 
 def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if get_accelerator().device_name() == "cuda":
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and get_accelerator().device_name() == "cuda":
         torch.cuda.set_rng_state(state["cuda"])
 
 

@@ -15,6 +15,7 @@ import deepspeed.ops
 import psutil
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
 _LAUNCHER_POLL_S = 0.5
 _GRACE_S = 120.0  # a worker that lost its launcher has this long for its last checkpoint
@@ -33,7 +34,7 @@ def join() -> torch.device:
         os.environ.setdefault(name, value)
     if os.environ["WORLD_SIZE"] == "1":
         os.environ.setdefault("MASTER_PORT", "0")
-    on_gpu = torch.cuda.is_available()
+    on_gpu = get_accelerator().device_name() == "cuda"
     if not on_gpu:
         # Its shared-memory collectives compile on first use, which needs a compiler; gloo needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

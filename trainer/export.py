@@ -210,6 +210,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     the second one fails the old one returns.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(folder)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -219,6 +220,17 @@ def _replacing(folder: Path) -> Iterator[Path]:
         _take_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what exports that were killed left beside `folder`; one killed between its renames gets its name back."""
+    for old in folder.parent.glob(f".{folder.name}.*.old"):
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
+    for partial in folder.parent.glob(f".{folder.name}.*.partial"):
+        shutil.rmtree(partial)
 
 
 def _take_place(partial: Path, folder: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dali_pipelines.manifest import NO_LABEL
-from dali_pipelines.sources.samples import DataError, Samples, existing_folder, require_several_classes
+from dali_pipelines.sources.samples import DataError, Samples, existing_folder, exists, require_several_classes
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _MAX_FIELD_CHARACTERS = 1 << 20
@@ -53,7 +53,7 @@ def read(
         raise DataError("offset", f"offset {offset} passes over all {len(entries)} images of {str(table)!r}")
     locate = _Locator(root)
     samples = _samples(root, {locate(name, entries[name].line): entries[name] for name in chosen}, columns)
-    if not any((root / image).is_file() for image in samples.paths):
+    if not any(os.path.isfile(root / image) for image in samples.paths):
         raise DataError(
             "images_root", f"none of the images of {str(table)!r} is in {str(root)!r}, such as {chosen[0]!r}"
         )
@@ -123,6 +123,8 @@ def _rows(
         raise DataError(
             "encoding", f"{str(table)!r} is not {encoding} text ({error.reason} at byte {error.start})"
         ) from None
+    except OSError as error:
+        raise DataError("path", f"{str(table)!r} cannot be read: {error.strerror}") from None
     except csv.Error as error:
         raise DataError("path", f"{str(table)!r} cannot be read as a table: {error}") from None
 
@@ -177,7 +179,7 @@ def _likely_separator(header_line: str) -> str | None:
 
 def _existing_file(path: str | os.PathLike[str]) -> Path:
     table = Path(path).expanduser()
-    if not table.exists():
+    if not exists(table, "path"):
         raise DataError("path", f"file {str(table)!r} does not exist")
     if table.is_dir():
         raise DataError("path", f"{str(table)!r} is a folder, not a table")

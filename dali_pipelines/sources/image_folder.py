@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from dali_pipelines.sources.samples import (
     IMAGE_EXTENSIONS,
@@ -38,7 +39,7 @@ def read(
         DataError: there is no such folder, it has no class folders or no images, or `class_names` names another.
     """
     root = existing_folder(path, "path")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    folders = _class_folders(root)
     if not folders:
         raise DataError("path", _no_class_folders(root))
     names = _prompt_names(folders, class_names or {})
@@ -55,6 +56,13 @@ def read(
     if several_classes:
         require_several_classes(samples, "path")
     return samples
+
+
+def _class_folders(root: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        _unreadable(error)
 
 
 def _images_below(root: Path, folder: str) -> list[str]:
@@ -76,7 +84,7 @@ def _images_below(root: Path, folder: str) -> list[str]:
     return sorted(found)
 
 
-def _unreadable(error: OSError) -> None:
+def _unreadable(error: OSError) -> NoReturn:
     raise DataError("path", f"folder {error.filename!r} cannot be read: {error.strerror}")
 
 
@@ -99,7 +107,7 @@ def _prompt_names(folders: list[str], class_names: Mapping[str, str]) -> tuple[s
 
 
 def _no_class_folders(root: Path) -> str:
-    if any(_is_image_name(entry.name) for entry in os.scandir(root)):
+    if any(_is_image_name(name) for name in os.listdir(root)):
         return f"folder {str(root)!r} holds images but no class folders; put the images of each class into a folder"
     return f"folder {str(root)!r} is empty: it holds no class folders"
 

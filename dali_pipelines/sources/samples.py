@@ -65,6 +65,18 @@ def require_several_classes(samples: Samples, field: str) -> None:
         )
 
 
+def exists(path: Path, field: str) -> bool:
+    """Whether there is something at `path`.
+
+    Raises:
+        DataError: nobody may look there.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise DataError(field, f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
 def existing_folder(path: str | os.PathLike[str], field: str) -> Path:
     """The folder as an absolute path.
 
@@ -72,7 +84,7 @@ def existing_folder(path: str | os.PathLike[str], field: str) -> Path:
         DataError: it does not exist or is something else.
     """
     folder = Path(path).expanduser()
-    if not folder.exists():
+    if not exists(folder, field):
         raise DataError(field, f"folder {str(folder)!r} does not exist")
     if not folder.is_dir():
         raise DataError(field, f"{str(folder)!r} is a file, not a folder")

@@ -153,11 +153,28 @@ def events(
 def cancel(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
     """Cancel a job. Its workers save a checkpoint if there is time."""
     with AttuneClient(url) as client:
-        job = client.cancel(job_id)
+        _tell_status(client.cancel(job_id), json=json)
+
+
+@app.command("pause")
+def pause(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
+    """Keep a queued job from starting, or stop a running one after it has saved a checkpoint."""
+    with AttuneClient(url) as client:
+        _tell_status(client.pause(job_id), json=json)
+
+
+@app.command("resume")
+def resume(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAULT_URL) -> None:
+    """Queue a paused job again; it goes on from its latest checkpoint."""
+    with AttuneClient(url) as client:
+        _tell_status(client.resume(job_id), json=json)
+
+
+def _tell_status(job: dict[str, Any], *, json: bool) -> None:
     if json:
         print_json(job)
     else:
-        console.print(f"{job_id} is {job['status']}", markup=False, soft_wrap=True)
+        console.print(f"{job['id']} is {job['status']}", markup=False, soft_wrap=True)
 
 
 def _watch(client: AttuneClient, job_id: str, *, json: bool) -> int:

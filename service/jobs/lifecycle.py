@@ -77,9 +77,10 @@ def resume(store: Store, job_id: str) -> JobRecord:
         UnknownId: there is no such job.
         TransitionRefused: it is not paused, or its last attempt is still saving.
     """
-    latest = store.attempts.latest(job_id)
-    if latest is not None and latest.status is not AttemptStatus.ENDED:
-        raise TransitionRefused(job_id, JobStatus.RUNNING, JobStatus.QUEUED)
+    job, latest = store.jobs.get(job_id), store.attempts.latest(job_id)
+    if job is not None and latest is not None and latest.status is not AttemptStatus.ENDED:
+        why = "its last attempt is still saving; try again in a moment" if job.status is JobStatus.PAUSED else ""
+        raise TransitionRefused(job_id, job.visible_status, JobStatus.QUEUED, why=why)
     return move(store, job_id, JobStatus.QUEUED, message="Job queued again by request")
 
 

@@ -12,7 +12,7 @@ from typing import ParamSpec
 from service.jobs import cleanup, lifecycle, scheduler
 from service.jobs.preflight import PreflightCommand, Preflights, trainer_preflight
 from service.jobs.runner_lock import RunnerLock
-from service.jobs.supervisor import Supervisor
+from service.jobs.supervisor import ORPHAN_GRACE_S, Supervisor
 from service.launchers.base import Capacity, Launcher
 from service.store.records import DevicesTaken, JobRecord, JobStatus, NewEvent, TransitionRefused
 from service.store.store import Store
@@ -33,12 +33,14 @@ class JobRunner:
         *,
         data_dir: Path,
         cancel_grace_s: float = 30.0,
+        orphan_grace_s: float = ORPHAN_GRACE_S,
         poll_interval_s: float = 0.5,
         max_crashes_without_progress: int = 3,
         preflight_command: PreflightCommand = trainer_preflight,
         weights_dir: Path | None = None,
     ) -> None:
-        """`data_dir` holds the lock that keeps two services from running the same jobs. See `Settings` for the rest."""
+        """`data_dir` holds the lock that keeps two services from running the same jobs. `Supervisor` says what
+        `orphan_grace_s` is, and `Settings` the rest."""
         self._store = store
         self._launcher = launcher
         self._poll_interval_s = poll_interval_s
@@ -46,6 +48,7 @@ class JobRunner:
             store,
             launcher,
             cancel_grace_s=cancel_grace_s,
+            orphan_grace_s=orphan_grace_s,
             max_crashes_without_progress=max_crashes_without_progress,
         )
         self._preflights = Preflights(

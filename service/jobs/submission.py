@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from service.jobs import scheduler
+from service.launchers.base import Capacity
 from service.store.records import JobRecord, ModelRecord, new_id
 from service.store.store import Store
 from trainer.job_dir import JobDir, write_json_atomically
@@ -17,26 +20,48 @@ from trainer.spec import JobSpec
 REGISTERED_PREFIX = "ft:"
 
 
-def submit(store: Store, *, jobs_dir: Path, partial_spec: Mapping[str, Any], suffix: str | None = None) -> JobRecord:
+def submit(
+    store: Store,
+    *,
+    jobs_dir: Path,
+    capacity: Capacity,
+    weights_dir: Path | None,
+    partial_spec: Mapping[str, Any],
+    suffix: str | None = None,
+) -> JobRecord:
     """Resolve a partial spec, make the job folder with its spec.json and store the job for the runner to find.
 
+    Args:
+        capacity: what the job will have to run on.
+        weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
+
     Raises:
-        SpecError: the spec cannot be made; nothing is left behind.
+        SpecError: the spec cannot be made, or not run on those devices; nothing is left behind.
     """
     models = store.models.list()
     named = _requested_model(partial_spec)
     _refuse_unregistered(named, models)
-    spec = resolve(spec=partial_spec, registered_models={model.id: model.path for model in models})
+    paths = {model.id: model.path for model in models}
+    spec = resolve(spec=partial_spec, registered_models=paths, weights_dir=weights_dir)
     requested = named or spec.model.name
     job_id = new_id("ftjob")
     job_dir = JobDir(jobs_dir / job_id)
     record = _record(job_id, spec, job_dir, model=requested, suffix=suffix)
+    _refuse_impossible(record, capacity)
     write_json_atomically(job_dir.spec, spec)
     try:
         return store.jobs.create(record)
     except BaseException:
         shutil.rmtree(job_dir.path)
         raise
+
+
+def _refuse_impossible(record: JobRecord, capacity: Capacity) -> None:
+    """Refuse now what the runner would refuse; it looks again because a restart may find fewer devices."""
+    refusal = scheduler.refuse(record, capacity)
+    if refusal is not None:
+        value = functools.reduce(lambda section, name: section[name], refusal.param.split("."), record.spec)
+        raise SpecError([SpecProblem(field=refusal.param, message=refusal.message, value=value)])
 
 
 def _record(job_id: str, spec: JobSpec, job_dir: JobDir, *, model: str, suffix: str | None) -> JobRecord:

@@ -24,17 +24,29 @@ from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_
 LINGER_S = 5.0
 """How long processes may stay after `exit.json`: nothing of worth follows it, and they hold their devices."""
 
+ORPHAN_GRACE_S = 130.0
+"""How long ranks may live on without their launcher when nobody asked for a stop: they save a last checkpoint, for
+which they give themselves 120 s, and end by themselves. Killing them earlier would lose it."""
+
 
 class Supervisor:
     """Supervises attempts on one engine."""
 
     def __init__(
-        self, store: Store, launcher: Launcher, *, cancel_grace_s: float, max_crashes_without_progress: int
+        self,
+        store: Store,
+        launcher: Launcher,
+        *,
+        cancel_grace_s: float,
+        max_crashes_without_progress: int,
+        orphan_grace_s: float = ORPHAN_GRACE_S,
     ) -> None:
-        """`cancel_grace_s`: from asking an attempt's processes to stop to killing them."""
+        """`cancel_grace_s`: from asking an attempt's processes to stop to killing them, when a person wanted it;
+        `orphan_grace_s`: when their launcher has died."""
         self._store = store
         self._launcher = launcher
-        self._grace_s = cancel_grace_s
+        self._cancel_grace_s = cancel_grace_s
+        self._orphan_grace_s = orphan_grace_s
         self._max_crashes = max_crashes_without_progress
 
     def step(self, job: JobRecord, attempt: AttemptRecord) -> None:
@@ -93,15 +105,16 @@ class Supervisor:
         """
         run = run_of(job, attempt)
         now = time.time()
+        grace_s = self._cancel_grace_s if _stop_wanted(job) else self._orphan_grace_s
         if attempt.stop_requested_at is None:
             if _stop_wanted(job) or not state.leader_alive:
                 # Signalled first, noted second: if the service dies in between, they are only asked again.
                 self._launcher.signal(run, signal.SIGTERM)
                 self._store.attempts.update(job.id, attempt.number, stop_requested_at=now)
-        elif now > attempt.stop_requested_at + self._grace_s:
+        elif now > attempt.stop_requested_at + grace_s:
             self._launcher.signal(run, signal.SIGKILL)
         ended = _read_exit(_paths(job, attempt))
-        if ended is not None and now > ended.time + min(self._grace_s, LINGER_S):
+        if ended is not None and now > ended.time + min(self._cancel_grace_s, LINGER_S):
             self._launcher.signal(run, signal.SIGKILL)
 
     def _conclude(self, job: JobRecord, attempt: AttemptRecord) -> None:

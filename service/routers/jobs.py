@@ -1,4 +1,4 @@
-"""Fine-tuning jobs: create, list, retrieve, cancel; their checkpoints and logs."""
+"""Fine-tuning jobs: create, list, retrieve, cancel, pause, resume; their checkpoints and logs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import StreamingResponse
 
 from service.dependencies import After, Closing, MetadataFilter, TheJob, TheRunner, TheSettings, TheStore
+from service.jobs import lifecycle
 from service.jobs.submission import submit
 from service.schemas.base import ErrorAnswer, Page
 from service.schemas.checkpoints import Checkpoint, CheckpointPage
@@ -36,7 +37,14 @@ def create_job(
     settings: TheSettings,
 ) -> Job:
     """Submit a job. It is checked at once, its data before any training, and then it waits for devices."""
-    record = submit(store, jobs_dir=settings.jobs_dir, partial_spec=body.partial_spec(), suffix=body.suffix)
+    record = submit(
+        store,
+        jobs_dir=settings.jobs_dir,
+        capacity=runner.capacity(),
+        weights_dir=settings.weights_dir,
+        partial_spec=body.partial_spec(),
+        suffix=body.suffix,
+    )
     runner.wake()
     return Job.from_record(record, attempts=[])
 
@@ -60,6 +68,24 @@ def retrieve_job(job: TheJob, store: TheStore) -> Job:
 def cancel_job(job: TheJob, store: TheStore, runner: TheRunner) -> Job:
     """Cancel a job that has not ended. Its processes get time to save a checkpoint."""
     record = store.jobs.request_cancel(job.id)
+    runner.wake()
+    return Job.from_record(record, attempts=store.attempts.list(job.id))
+
+
+@router.post(
+    "/{job_id}/pause", responses={**NO_JOB, 409: {"model": ErrorAnswer, "description": "It neither waits nor runs."}}
+)
+def pause_job(job: TheJob, store: TheStore, runner: TheRunner) -> Job:
+    """Keep a queued job from starting, or stop a running one after it has saved a checkpoint. It frees its devices."""
+    record = lifecycle.pause(store, job.id)
+    runner.wake()
+    return Job.from_record(record, attempts=store.attempts.list(job.id))
+
+
+@router.post("/{job_id}/resume", responses={**NO_JOB, 409: {"model": ErrorAnswer, "description": "It is not paused."}})
+def resume_job(job: TheJob, store: TheStore, runner: TheRunner) -> Job:
+    """Queue a paused job again; it goes on from its latest checkpoint."""
+    record = lifecycle.resume(store, job.id)
     runner.wake()
     return Job.from_record(record, attempts=store.attempts.list(job.id))
 

@@ -32,7 +32,6 @@ class JobStatus(StrEnum):
 
 
 TERMINAL = tuple(status for status in JobStatus if status.is_terminal)
-ACTIVE = tuple(status for status in JobStatus if not status.is_terminal)
 
 
 class AttemptStatus(StrEnum):
@@ -257,9 +256,9 @@ class DevicesTaken(StoreError):
 class TransitionRefused(StoreError):
     """The job's present status does not allow the change."""
 
-    def __init__(self, job_id: str, current: JobStatus, to: str) -> None:
+    def __init__(self, job_id: str, current: JobStatus, to: str, *, why: str = "") -> None:
         self.job_id, self.current, self.to = job_id, current, to
-        super().__init__(f"job {job_id} is {current} and cannot become {to}")
+        super().__init__(f"job {job_id} is {current} and cannot become {to}{why and f': {why}'}")
 
 
 def new_id(prefix: str) -> str:

@@ -18,11 +18,6 @@ from service.store.models import Models
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of an SQLite file."""
-    return f"sqlite:///{path.absolute()}"
-
-
 class Store:
     """Repositories on one database. Threads may share a store; processes open their own."""
 

@@ -82,6 +82,19 @@ def test_a_terminal_job_is_not_cancelled_and_clients_are_told_not_to_retry(http,
     assert "failed" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("action", ["pause", "resume"])
+def test_a_job_in_the_wrong_state_is_neither_paused_nor_resumed(http, service, action):
+    job = submit(http, service, training_file="/nowhere")
+    deadline = time.monotonic() + 20
+    while http.get(f"{JOBS}/{job['id']}").json()["status"] != "failed":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    answer = http.post(f"{JOBS}/{job['id']}/{action}")
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
+    assert answer.json()["error"]["code"] == "conflict"
+    assert http.post(f"{JOBS}/ftjob-none/{action}").status_code == 404
+
+
 @pytest.mark.parametrize("how", [{"headers": {"accept": "text/event-stream"}}, {"params": {"stream": "true"}}])
 def test_events_are_streamed_on_request(http, service, how):
     job = submit(http, service, training_file="/nowhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,12 +21,16 @@ def create(api, service, **given):
     return api.fine_tuning.jobs.create(**given)
 
 
-def finish(api, job):
+def wait_for(api, job, condition):
     deadline = time.monotonic() + 30
-    while (found := api.fine_tuning.jobs.retrieve(job.id)).finished_at is None:
+    while not condition(found := api.fine_tuning.jobs.retrieve(job.id)):
         assert time.monotonic() < deadline, found.status
         time.sleep(0.02)
     return found
+
+
+def finish(api, job):
+    return wait_for(api, job, lambda found: found.finished_at is not None)
 
 
 def test_a_job_from_its_creation_to_its_model(api, service):
@@ -94,13 +99,25 @@ def test_a_job_is_cancelled_once(api, service):
     assert caught.value.code == "conflict"
 
 
+def test_a_job_is_paused_and_resumed(api, service):
+    job = create(api, service, metadata={"end": "wait"})
+    wait_for(api, job, lambda found: found.status == "running")
+    assert api.fine_tuning.jobs.pause(job.id).status == "paused"
+    began = time.monotonic()
+    with pytest.raises(openai.ConflictError):
+        api.fine_tuning.jobs.pause(job.id)
+    assert time.monotonic() - began < 0.4, "the client tried again"
+    wait_for(api, job, lambda found: found.model_extra["attempts"][0]["status"] == "ended")
+    assert api.fine_tuning.jobs.resume(job.id).status == "queued"
+    (Path(job.model_extra["job_dir"]) / "go").touch()
+    assert finish(api, job).status == "succeeded"
+
+
 def test_the_data_may_be_named_in_the_spec(api, service):
-    spec = {
-        "data": {"train": {"format": "image_folder", "path": str(service.data)}},
-        "objective": {"name": "contrastive"},
-    }
+    table = str(service.data / "captions.csv")
+    spec = {"data": {"train": {"format": "csv", "path": table}}, "objective": {"name": "contrastive"}}
     job = api.fine_tuning.jobs.create(model="ViT-B-32", training_file="", extra_body={"spec": spec})
-    assert job.training_file == str(service.data)
+    assert job.training_file == table
     assert job.model_extra["spec"]["objective"]["name"] == "contrastive"
 
 

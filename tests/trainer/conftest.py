@@ -138,3 +138,20 @@ def digits_spec(digits, tmp_path):
 def free_port():
     """A TCP port that nothing listens on."""
     return _free_port()
+
+
+@pytest.fixture
+def small_disk():
+    """Mount a file system of a few MiB on a folder; needs root."""
+    mounted = []
+
+    def mount(folder, *, mebibytes):
+        folder.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("this machine does not let root mount a file system")
+        mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -343,3 +343,14 @@ def test_towers_without_a_counterpart_are_known_beforehand(config, says):
     problem = classifier_export_problem(config)
     assert problem is not None
     assert re.search(says, problem)
+
+
+def test_leftovers_of_a_killed_export_are_cleared_and_its_last_copy_returns(tmp_path):
+    clip = load_clip(ModelSpec(name="attune-tiny-32"))
+    card = ModelCard(spec=None, metrics={})
+    for name in (".export.1.partial", ".export.1.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "note").write_text(name)
+    export_clip(clip, tmp_path / "export", card=card)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
+    assert not (tmp_path / "export" / "note").exists()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from trainer import events
 from trainer.errors import UnusableSpecError
 from trainer.evaluation.datasets import evaluate_dataset
-from trainer.evaluation.report import Result
+from trainer.evaluation.report import Result, flat_metrics
 from trainer.prompts import expand_templates
 from trainer.reporting import Reporter
 from trainer.setup import Run
@@ -66,14 +66,14 @@ def _evaluate_weights(
 ) -> dict[str, float]:
     run.replica.module.load_state_dict(gather_weights(run.engine, which=weights))
     run.replica.module.to(run.device)
-    scores: dict[str, float] = {}
+    results: list[Result] = []
     for name in names:
-        dataset = name.removeprefix("evaluate-")
-        for result in _results(run, name=name, dataset=dataset):
-            scores |= {f"{dataset}/{metric}": value for metric, value in result.metrics.items()}
+        found = _results(run, name=name, dataset=name.removeprefix("evaluate-"))
+        for result in found:
             reporter.write(_event(result, step=step, weights=weights))
+        results += found
     run.replica.module.cpu()
-    return scores
+    return flat_metrics(results)
 
 
 def _results(run: Run, *, name: str, dataset: str) -> list[Result]:

@@ -19,12 +19,14 @@ from service.cli.exits import DONE, FAILED, CommandError
 from service.cli.output import console, duration, error_console, percent, print_error, print_json, print_table
 from service.cli.watching import JobDisplay
 from service.client import AttuneClient
-from service.launchers.devices import gpu_uuids
+from service.launchers.base import Capacity
+from service.launchers.devices import find_devices
 from service.launchers.local import trainer_script
 
 GOAL = 0.95
 TEMPLATES = ["a photo of the digit {}.", "a scan of a handwritten {}.", "the number {}.", "a handwritten digit {}."]
 _NUM_STAGES = 6
+_NUM_WORKERS = 2
 _NUM_EXAMPLES = 8
 _PATIENCE_S = 180.0  # the first question waits for a process with torch to start, which a busy machine makes slow
 
@@ -74,7 +76,8 @@ def tell(processes: DemoProcesses, *, output: Path, port: int, keep_serving: boo
     stages.begin("Starting the service and submitting a fine-tuning job to it")
     url = processes.start_service(port=port)
     with AttuneClient(url, timeout_s=_PATIENCE_S) as client:
-        job = client.create_job(recipe="flyp", spec=job_spec(images, num_gpus=len(gpu_uuids())), suffix="digits")
+        capacity = find_devices(cpu_slots=_NUM_WORKERS, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        job = client.create_job(recipe="flyp", spec=job_spec(images, capacity=capacity), suffix="digits")
         stages.say(f"service: {url} (API: {url}/docs)")
         stages.say(f"job: {job['id']}, {_describe(job)}")
 
@@ -103,10 +106,10 @@ def tell(processes: DemoProcesses, *, output: Path, port: int, keep_serving: boo
     return DONE
 
 
-def job_spec(images: Path, *, num_gpus: int) -> dict[str, Any]:
+def job_spec(images: Path, *, capacity: Capacity) -> dict[str, Any]:
     """The demo's job as a partial spec: recipe `flyp` scaled down to a CLIP of 5 million parameters from scratch."""
-    parallel: dict[str, Any] = {"zero_stage": 2, "devices": min(2, num_gpus) or 2}
-    if not num_gpus:
+    parallel: dict[str, Any] = {"zero_stage": 2, "devices": min(_NUM_WORKERS, len(capacity.devices))}
+    if capacity.kind == "cpu":
         parallel["precision"] = "fp32"  # few CPUs have fast bfloat16
     return {
         "model": "attune-tiny-32",
@@ -176,11 +179,6 @@ def _ask(
         rows = ((f"  {a['truth']}", *(_answer(a[way]) for way in ("zero_shot", "classify"))) for a in answers)
         print_table(("  held-out image of", "/v1/zero-shot says", "/v1/classify says"), rows)
     return answers
-
-
-def _best(answer: dict[str, Any]) -> dict[str, Any]:
-    best: dict[str, Any] = answer["predictions"][0]
-    return best
 
 
 def _answer(best: dict[str, Any]) -> str:

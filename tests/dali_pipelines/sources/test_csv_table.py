@@ -160,3 +160,23 @@ def test_real_captions(test_data):
     samples = csv_table.read(test_data / "flickr8k/captions.csv", images_root=test_data / "flickr8k/images")
     assert len(samples) == 250
     assert all(len(captions) == 5 for captions in samples.captions)
+
+
+def test_a_table_that_may_not_be_read(locked):
+    with fails("path", "table.csv", "cannot be read: Permission denied"):
+        csv_table.read(locked / "table.csv")
+
+
+def test_a_table_that_cannot_be_read():
+    with fails("path", "/proc/self/mem", "cannot be read: Input/output error"):
+        csv_table.read("/proc/self/mem")
+
+
+def test_a_table_where_nobody_may_look(locked):
+    with fails("path", "folder/images/t.csv", "cannot be read: Permission denied"):
+        csv_table.read(locked / "folder" / "images" / "t.csv")
+
+
+def test_an_images_root_where_nobody_may_look(locked):
+    with fails("images_root", "folder/images", "cannot be read: Permission denied"):
+        csv_table.read(locked / "readable.csv", images_root=locked / "folder" / "images")

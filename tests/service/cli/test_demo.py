@@ -19,6 +19,7 @@ from service.cli.demo.digits import CLASS_NAMES, held_out_examples, write_digits
 from service.cli.demo.picture import draw_predictions
 from service.cli.demo.processes import processes_serving
 from service.cli.demo.story import job_spec
+from service.launchers.base import Capacity
 from trainer.resolve import resolve
 
 Attune = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -61,11 +62,19 @@ def test_examples_are_of_different_classes(tmp_path: Path) -> None:
     assert [path.parent.name for path in held_out_examples(tmp_path, count=8)] == list(CLASS_NAMES[:8])
 
 
-@pytest.mark.parametrize(("num_gpus", "devices"), [(0, 2), (1, 1), (8, 2)])
-def test_its_spec_fits_the_machine(tmp_path: Path, num_gpus: int, devices: int) -> None:
-    spec = resolve(recipe="flyp", spec=job_spec(tmp_path, num_gpus=num_gpus))
+@pytest.mark.parametrize(
+    ("capacity", "devices", "precision"),
+    [
+        (Capacity("cpu", (0, 1)), 2, "fp32"),
+        (Capacity("gpu", (3,)), 1, "amp_bf16"),
+        (Capacity("gpu", tuple(range(8))), 2, "amp_bf16"),
+    ],
+)
+def test_its_spec_fits_the_machine(tmp_path: Path, capacity: Capacity, devices: int, precision: str) -> None:
+    spec = resolve(recipe="flyp", spec=job_spec(tmp_path, capacity=capacity))
 
     assert (spec.parallel.zero_stage, spec.parallel.devices) == (2, devices)
+    assert spec.parallel.precision == precision
     assert spec.objective.name == "class_prompts"
 
 

@@ -56,6 +56,37 @@ def test_impossible_setting_is_named(attune: Attune) -> None:
     assert "ATTUNE_POLL_INTERVAL_S" in ended.stderr
 
 
+@pytest.mark.parametrize("json", [(), ("--json",)])
+@pytest.mark.parametrize(
+    ("data_dir", "url", "word"),
+    [
+        ("taken", "", "taken"),
+        ("data", "nonsense", "ATTUNE_DATABASE_URL"),
+        ("data", "sqlite:////proc/attune/attune.db", "/proc/attune"),
+    ],
+)
+def test_what_cannot_start_announces_nothing(
+    attune: Attune, tmp_path: Path, data_dir: str, url: str, word: str, json: tuple[str, ...]
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+
+    ended = attune("serve", "--port", "0", "--data-dir", data_dir, *json, ATTUNE_DATABASE_URL=url)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert word in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_people_read_its_address_once_it_listens(start_attune: StartAttune, tmp_path: Path) -> None:
+    process = start_attune("serve", "--port", "0", "--data-dir", tmp_path)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    url = line.split()[3]
+
+    assert f"data in {tmp_path}" in line
+    assert httpx.get(f"{url}/readyz", timeout=2).json()["status"] == "ready"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_order(start_attune: StartAttune, tmp_path: Path, number: signal.Signals) -> None:
     process = start_attune("serve", "--json", "--port", "0", "--data-dir", tmp_path)

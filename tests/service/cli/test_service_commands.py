@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from service.client import AttuneClient
 
 Attune = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -46,6 +50,8 @@ def test_no_service_exits_3(attune: Attune, command: tuple[str, ...]) -> None:
         ("jobs", "logs", "ftjob-none"),
         ("jobs", "events", "ftjob-none"),
         ("jobs", "cancel", "ftjob-none"),
+        ("jobs", "pause", "ftjob-none"),
+        ("jobs", "resume", "ftjob-none"),
         ("models", "show", "ft:none"),
         ("models", "delete", "ft:none"),
     ],
@@ -138,6 +144,25 @@ def test_a_job_that_has_ended_cannot_be_cancelled(attune: Attune, service_url: s
 
     assert ended.returncode == 1
     assert failing_job in ended.stderr
+
+
+def test_a_job_is_paused_and_resumed(attune: Attune, service: Any, client: AttuneClient) -> None:
+    given = {"model": "ViT-B-32", "recipe": "flyp", "training_file": str(service.data)}
+    first = client.create_job(**given, metadata={"end": "wait"}, spec={"parallel": {"devices": 2}})["id"]
+    second = client.create_job(**given, metadata={"end": "wait"}, spec={"parallel": {"devices": 2}})["id"]
+    deadline = time.monotonic() + 30
+    while client.job(second)["status"] != "queued" or client.job(first)["status"] != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    paused = attune("jobs", "pause", second, "--url", service.url)
+    again = attune("jobs", "pause", second, "--url", service.url)
+    resumed = attune("jobs", "resume", second, "--json", "--url", service.url)
+
+    assert (paused.returncode, paused.stdout.strip()) == (0, f"{second} is paused")
+    assert again.returncode == 1
+    assert "paused" in again.stderr
+    assert json.loads(resumed.stdout)["status"] == "queued"
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from service.launchers.base import Capacity, Run
 from service.launchers.local import LocalLauncher
 from service.launchers.processes import tags
 from service.store.records import JobRecord, JobStatus, new_id
-from service.store.store import Store, sqlite_url
+from service.store.store import Store
 from trainer.resolve import resolve
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ class World:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.url = sqlite_url(data_dir / "attune.db")
+        self.url = f"sqlite:///{data_dir / 'attune.db'}"
         self.store = Store(self.url)
         self.store.upgrade()
         self.launcher = self.new_launcher()

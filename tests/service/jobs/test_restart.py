@@ -132,11 +132,11 @@ sys.path.insert(0, sys.argv[2])
 from conftest import preflight_command, worker_command
 from service.jobs.runner import JobRunner
 from service.launchers.local import LocalLauncher
-from service.store.store import Store, sqlite_url
+from service.store.store import Store
 folder = Path(sys.argv[1])
 launcher = LocalLauncher(cpu_slots=2, worker_command=worker_command)
 runner = JobRunner(
-    Store(sqlite_url(folder / "attune.db")),
+    Store(f"sqlite:///{folder / 'attune.db'}"),
     launcher,
     data_dir=folder,
     poll_interval_s=0.005,

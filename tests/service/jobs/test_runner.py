@@ -195,8 +195,8 @@ def test_pause_saves_and_resume_goes_on_from_there(world: Any) -> None:
     runner = world.new_runner()
     world.wait(lambda: len(world.steps(job)) >= 2, runner=runner)
     lifecycle.pause(world.store, job.id)
-    with pytest.raises(TransitionRefused):
-        lifecycle.resume(world.store, job.id)  # it is still saving
+    with pytest.raises(TransitionRefused, match="is paused and cannot become queued: its last attempt is still saving"):
+        lifecycle.resume(world.store, job.id)
     world.wait(lambda: world.store.attempts.open() == [], runner=runner)
     assert world.job(job).status is JobStatus.PAUSED
     assert world.store.attempts.latest(job.id).end_reason is EndReason.PAUSED

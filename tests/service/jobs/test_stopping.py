@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+import trainer
+from service.jobs.supervisor import ORPHAN_GRACE_S
 from service.store.records import EndReason, JobStatus
 
 
@@ -18,6 +22,11 @@ def training(world: Any, runner: Any, **script: Any) -> Any:
     job = world.submit(devices=2, steps=1_000_000, **script)
     world.wait(lambda: world.steps(job), runner=runner)
     return job
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that is not merely waiting for its parent to take note of its end."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("status", [JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED])
@@ -104,11 +113,40 @@ def test_kill_9_of_the_launcher_leaves_no_orphan_and_the_job_goes_on(world: Any)
     assert ended.status is JobStatus.SUCCEEDED
     assert [a.end_reason for a in world.store.attempts.list(job.id)] == [EndReason.INTERRUPTED, EndReason.COMPLETED]
     assert world.steps(job) == list(range(1, 1001))
-    assert not any(Path(f"/proc/{pid}").exists() for pid in orphans[1:])
+    assert world.processes(job) == []
+    assert not any(is_running(pid) for pid in orphans)
+
+
+def test_orphans_save_for_longer_than_a_cancelled_job_may(world: Any) -> None:
+    runner = world.new_runner(cancel_grace_s=0.2)
+    job = training(world, runner, checkpoint_every=10_000, save_s=1.0)
+    os.kill(world.store.attempts.latest(job.id).pid, signal.SIGKILL)
+    world.wait(lambda: len(world.store.attempts.list(job.id)) == 2, runner=runner)
+    first, second = world.store.attempts.list(job.id)
+    assert first.end_reason is EndReason.INTERRUPTED
+    (saved,) = world.store.checkpoints.list(job.id)[0]
+    assert saved.step_number == first.last_step
+    assert second.resume
+
+
+def test_orphans_have_as_long_as_they_give_themselves() -> None:
+    source = (Path(trainer.__file__).parent / "distributed.py").read_text(encoding="utf-8")
+    (own_limit_s,) = re.findall(r"^_GRACE_S = ([0-9.]+)", source, re.MULTILINE)
+    assert float(own_limit_s) < ORPHAN_GRACE_S
+
+
+def test_a_cancellation_ends_the_patience_with_orphans(world: Any) -> None:
+    runner = world.new_runner(cancel_grace_s=0.3)
+    job = training(world, runner, on_sigterm="ignore")
+    os.kill(world.store.attempts.latest(job.id).pid, signal.SIGKILL)
+    world.wait(lambda: world.store.attempts.latest(job.id).stop_requested_at, runner=runner)
+    world.store.jobs.request_cancel(job.id)
+    assert world.finish(job, runner).status is JobStatus.CANCELLED
+    assert world.processes(job) == []
 
 
 def test_kill_9_of_the_launcher_when_workers_do_not_listen(world: Any) -> None:
-    runner = world.new_runner(cancel_grace_s=0.3)
+    runner = world.new_runner(orphan_grace_s=0.3)
     job = training(world, runner, on_sigterm="ignore", checkpoint_every=1)
     old = {p.pid for p in world.processes(job)}
     os.kill(world.store.attempts.latest(job.id).pid, signal.SIGKILL)
@@ -118,7 +156,7 @@ def test_kill_9_of_the_launcher_when_workers_do_not_listen(world: Any) -> None:
 
 
 def test_kill_9_of_the_launcher_and_the_first_rank_takes_the_rest_with_it(world: Any) -> None:
-    runner = world.new_runner(cancel_grace_s=0.3)
+    runner = world.new_runner(orphan_grace_s=0.3)
     job = training(world, runner, checkpoint_every=1)
     rank_zero = world.store.attempts.latest(job.id).worker_pids[0]
     old = {p.pid for p in world.processes(job)}

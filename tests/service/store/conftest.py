@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from service.store.records import JobRecord, JobStatus, new_id
-from service.store.store import Store, sqlite_url
+from service.store.store import Store
 
 POSTGRES_URL = os.environ.get("ATTUNE_TEST_POSTGRES_URL")
 
@@ -21,7 +21,7 @@ POSTGRES_URL = os.environ.get("ATTUNE_TEST_POSTGRES_URL")
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a database without tables."""
     if request.param == "sqlite":
-        yield sqlite_url(tmp_path / "attune.db")
+        yield f"sqlite:///{tmp_path / 'attune.db'}"
         return
     assert POSTGRES_URL is not None
     yield POSTGRES_URL
