@@ -33,7 +33,10 @@ def test_openai_fields_find_their_place():
 
 
 def test_an_empty_training_file_leaves_the_data_to_the_spec():
-    assert spec_of(model="ViT-B-32", training_file="", spec={"data": {"train": "/d"}}).data.train.path == "/d"
+    assert (
+        spec_of(model="ViT-B-32", recipe="flyp", training_file="", spec={"data": {"train": "/d"}}).data.train.path
+        == "/d"
+    )
 
 
 def test_auto_hyperparameters_keep_the_recipes_values():
@@ -143,7 +146,9 @@ def test_what_cannot_be_stored_is_refused_by_its_path(body, field):
 
 
 def test_other_scripts_are_text():
-    assert spec_of(model="ViT-B-32", training_file="/données/数据/🌷").data.train.path == "/données/数据/🌷"
+    assert (
+        spec_of(model="ViT-B-32", recipe="flyp", training_file="/données/数据/🌷").data.train.path == "/données/数据/🌷"
+    )
 
 
 @pytest.mark.parametrize("recipe", [3, ["flyp"], {"name": "flyp"}])
