@@ -146,14 +146,19 @@ def test_a_job_that_has_ended_cannot_be_cancelled(attune: Attune, service_url: s
     assert failing_job in ended.stderr
 
 
+def wait_for_status(client: AttuneClient, job_id: str, status: str) -> None:
+    deadline = time.monotonic() + 30
+    while client.job(job_id)["status"] != status:
+        assert time.monotonic() < deadline, client.job(job_id)
+        time.sleep(0.05)
+
+
 def test_a_job_is_paused_and_resumed(attune: Attune, service: Any, client: AttuneClient) -> None:
     given = {"model": "ViT-B-32", "recipe": "flyp", "training_file": str(service.data)}
-    first = client.create_job(**given, metadata={"end": "wait"}, spec={"parallel": {"devices": 2}})["id"]
-    second = client.create_job(**given, metadata={"end": "wait"}, spec={"parallel": {"devices": 2}})["id"]
-    deadline = time.monotonic() + 30
-    while client.job(second)["status"] != "queued" or client.job(first)["status"] != "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    held = {"metadata": {"end": "wait"}, "spec": {"parallel": {"devices": 2}}}
+    wait_for_status(client, client.create_job(**given, **held)["id"], "running")
+    second = client.create_job(**given, **held)["id"]
+    wait_for_status(client, second, "queued")
 
     paused = attune("jobs", "pause", second, "--url", service.url)
     again = attune("jobs", "pause", second, "--url", service.url)
