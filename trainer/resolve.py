@@ -209,7 +209,7 @@ def _problem(error: Mapping[str, Any]) -> SpecProblem:
 
 
 def _union_tags() -> set[str]:
-    return {"contrastive", "class_prompts", "classification", "image_folder", "csv"}
+    return {"contrastive", "class_prompts", "classification", "distillation", "image_folder", "csv"}
 
 
 def _fields_at(loc: Sequence[str]) -> list[str]:

@@ -83,7 +83,7 @@ def test_unknown_models_name_near_ones(name, word):
     [
         ({"optim": {"lrr": 1}}, "optim.lrr", ["Did you mean lr?", "weight_decay"]),
         ({"optim": {"lr": -1}}, "optim.lr", ["greater than 0", "-1"]),
-        ({"objective": {"name": "class_prompts", "head": 1}}, "objective.head", ["Allowed: max_logit_scale, name"]),
+        ({"objective": {"name": "class_prompts", "head": 1}}, "objective.head", ["max_logit_scale, name"]),
         ({"data": {"train": {"path": "x.csv", "colum": 1}}}, "data.train.colum", ["image_column"]),
         (
             {"batch": {"global_size": 100, "micro_size": 8}, "parallel": {"devices": 4}},

@@ -1,0 +1,39 @@
+"""What a job spec's fields must satisfy together. Each problem names the field, its value and what is allowed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from trainer.spec_checks import data, objective, outcome, training
+from trainer.spec_checks.objective import problem_without_text_tower
+from trainer.spec_checks.outcome import METRICS
+from trainer.spec_checks.problem import Problem
+from trainer.spec_checks.training import check_divides
+
+if TYPE_CHECKING:
+    from trainer.spec import JobSpec
+
+__all__ = ["CHECKS", "METRICS", "Problem", "check_divides", "problem_without_text_tower", "refuse_impossible"]
+
+CHECKS = (*training.CHECKS, *objective.CHECKS, *data.CHECKS, *outcome.CHECKS)
+"""Functions from a spec to the problems they find in it."""
+
+
+def refuse_impossible(spec: JobSpec) -> None:
+    """Raise one ValidationError that lists every impossible combination in `spec`."""
+    problems = [problem for check in CHECKS for problem in check(spec)]
+    if problems:
+        raise ValidationError.from_exception_data(
+            type(spec).__name__,
+            [
+                InitErrorDetails(
+                    type=PydanticCustomError("impossible", "{message}", {"message": p.message}),
+                    loc=tuple(p.field.split(".")),
+                    input=p.value,
+                )
+                for p in problems
+            ],
+        )
