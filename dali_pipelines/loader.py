@@ -35,6 +35,10 @@ class Batch:
     """(B,) int64 on the device; -1 where there is none."""
     text_draws: np.ndarray
     """(B,) uint32 that choose a caption or template, by remainder; zeros in evaluation."""
+    step: int = 0
+    """Optimizer step that the batch belongs to, counted from 0; 0 in evaluation."""
+    mix_draw: float = 0.0
+    """A uniform number of the batch as a whole, for mixing its images; 0 in evaluation."""
 
 
 class TrainLoader:
@@ -94,7 +98,8 @@ class TrainLoader:
     def __next__(self) -> Batch:
         plan, images = self._stream.next()
         _erase(images, plan.erasing, plan.noise)
-        return Batch(images, plan.rows, self._source.labels(plan.rows, images.device), plan.text_draws)
+        labels = self._source.labels(plan.rows, images.device)
+        return Batch(images, plan.rows, labels, plan.text_draws, plan.step, plan.mix_draw)
 
     @property
     def num_bad(self) -> int:
@@ -114,7 +119,8 @@ class TrainLoader:
         def uniforms(stream: str, count: int) -> np.ndarray:
             return self._sampler.draws(step, stream, count, global_size=self._global_size, start=start, stop=stop)
 
-        plan = Plan(rows, rows, self._parameters(uniforms, rows), _text_draws(uniforms("text", 1)))
+        plan = Plan(rows, rows, self._parameters(uniforms, rows), _text_draws(uniforms("text", 1)), step=step)
+        plan.mix_draw = uniforms("mix", 1)[0, 0]
         if self._augment.random_erasing:
             erasing = uniforms("erasing", draws.ERASING_DRAWS)
             plan.erasing = draws.erasing_boxes(

@@ -1,48 +1,115 @@
 """Which sample stands at each position of the training stream, and the chance that belongs to the position.
 
-Everything is a pure function of (seed, epoch, position): no state, no order of calls, no rank. Positions count
-through an epoch; step `s` of an epoch covers positions `s * global_size` to `(s + 1) * global_size - 1`, however
-ranks and accumulation divide them. The random bits come raw from Philox, a counter-based generator whose stream
-NumPy keeps stable across versions (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405).
+Everything is a pure function of (seed, position): no state, no order of calls, no rank. The stream is made of passes,
+each an order of all samples or an episode drawn from them; step `s` covers `global_size` positions, however ranks and
+accumulation divide them. The random bits come raw from Philox, a counter-based generator whose stream NumPy keeps
+stable across versions (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405). Imports no torch.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
+
+EpochEnd = Literal["drop", "continue"]
 
 _WORDS_PER_BLOCK = 4  # Philox 4x64 makes four words for each value of its counter
 
 
-class Sampler:
-    """Order and draws for training; each sample comes once an epoch, up to the last short batch, which is dropped."""
+def steps_per_epoch(num_samples: int, *, global_size: int, epoch_end: EpochEnd = "drop") -> int:
+    """Optimizer steps that count as an epoch: whole batches with `drop`, begun ones with `continue`.
 
-    def __init__(self, num_samples: int, *, seed: int, shuffle: bool = True) -> None:
+    Args:
+        num_samples: samples in an epoch, which with episodes is their size.
+
+    Raises:
+        ValueError: there are fewer samples than one batch holds.
+    """
+    if not 1 <= global_size <= num_samples:
+        raise ValueError(
+            f"a batch of {global_size} samples cannot be filled from {num_samples} training samples; "
+            f"use a batch of 1 to {num_samples}"
+        )
+    return num_samples // global_size if epoch_end == "drop" else -(-num_samples // global_size)
+
+
+def draw_shots(labels: np.ndarray, *, class_names: Sequence[str], shots: int, seed: int) -> np.ndarray:
+    """Rows of `shots` samples of each class, chosen by `seed`, in the order of the data: (C * shots,) int64.
+
+    What is drawn of a class depends on that class alone. Samples without a class are left out.
+
+    Raises:
+        ValueError: classes have fewer samples; the text names them with their counts.
+    """
+    rows = [np.flatnonzero(labels == label) for label in range(len(class_names))]
+    short = [f"{name!r} has {len(own)}" for name, own in zip(class_names, rows, strict=True) if len(own) < shots]
+    if short:
+        named = ", ".join(short[:20]) + (f" and {len(short) - 20} more" if len(short) > 20 else "")
+        raise ValueError(f"{shots} samples of each class are wanted, but {named}")
+    chosen = [
+        own[np.argsort(_generator(seed, label, "shots").random_raw(len(own)), kind="stable")[:shots]]
+        for label, own in enumerate(rows)
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def step_draws(step: int, stream: str, count: int, *, seed: int) -> np.ndarray:
+    """Uniform numbers that belong to a whole optimizer step, the same on every rank: (count,) float64 in [0, 1)."""
+    return _uniforms(_generator(seed, step, f"step-{stream}").random_raw(count))
+
+
+class Sampler:
+    """Order and draws for training."""
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        epoch_end: EpochEnd = "drop",
+        episode_size: int | None = None,
+        episodes_from_first: bool = False,
+    ) -> None:
+        """
+        Args:
+            num_samples: samples in the data.
+            shuffle: a new order for each pass; otherwise the order of the data.
+            epoch_end: `drop` leaves out what fills no whole batch; with `continue` a batch may hold the end of one
+                pass and the beginning of the next.
+            episode_size: each pass is this many samples drawn with replacement, instead of every sample once.
+            episodes_from_first: draw episodes from the first `episode_size` samples only.
+        """
         if num_samples < 1:
             raise ValueError(f"there are {num_samples} samples to draw from; at least 1 is needed")
         self.num_samples = num_samples
         self.seed = seed
         self.shuffle = shuffle
-        self._epoch_order: tuple[int, np.ndarray] | None = None
+        self.epoch_end: EpochEnd = epoch_end
+        self.episode_size = episode_size
+        self._drawn_from = min(num_samples, episode_size) if episode_size and episodes_from_first else num_samples
+        self._pass_rows: tuple[int, np.ndarray] | None = None
+
+    @property
+    def pass_length(self) -> int:
+        """Samples in one pass."""
+        return self.episode_size or self.num_samples
 
     def steps_per_epoch(self, global_size: int) -> int:
-        """Whole batches in an epoch.
+        """Optimizer steps that count as an epoch.
 
         Raises:
             ValueError: there are fewer samples than one batch holds.
         """
-        if not 1 <= global_size <= self.num_samples:
-            raise ValueError(
-                f"a batch of {global_size} samples cannot be filled from {self.num_samples} training samples; "
-                f"use a batch of 1 to {self.num_samples}"
-            )
-        return self.num_samples // global_size
+        return steps_per_epoch(self.pass_length, global_size=global_size, epoch_end=self.epoch_end)
 
     def rows(self, step: int, *, global_size: int) -> np.ndarray:
         """The rows of optimizer step `step`, which counts from 0 over all epochs: (global_size,) int64."""
-        epoch, first = self._place(step, global_size)
-        return self._order(epoch)[first : first + global_size]
+        pieces = self._pieces(step, global_size, 0, global_size)
+        return np.concatenate([self._rows_of_pass(number)[first:last] for number, first, last in pieces])
 
     def draws(
         self, step: int, stream: str, count: int, *, global_size: int, start: int = 0, stop: int | None = None
@@ -55,28 +122,49 @@ class Sampler:
             count: numbers for each position.
         """
         stop = global_size if stop is None else stop
-        epoch, first = self._place(step, global_size)
         blocks = -(-count // _WORDS_PER_BLOCK)
-        raw = self._generator(epoch, stream, counter=(first + start) * blocks).random_raw(
-            (stop - start) * blocks * _WORDS_PER_BLOCK
-        )
-        words = raw.reshape(stop - start, -1)[:, :count]
-        return (words >> np.uint64(11)) * 2.0**-53
+        parts = []
+        for number, first, last in self._pieces(step, global_size, start, stop):
+            generator = _generator(self.seed, number, stream, counter=first * blocks)
+            words = generator.random_raw((last - first) * blocks * _WORDS_PER_BLOCK)
+            parts.append(words.reshape(last - first, -1)[:, :count])
+        return _uniforms(np.concatenate(parts))
 
-    def _place(self, step: int, global_size: int) -> tuple[int, int]:
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch(global_size))
-        return epoch, step_in_epoch * global_size
+    def _pieces(self, step: int, global_size: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Where positions `start` to `stop` of a step lie: number of the pass, first and last position in it."""
+        steps = self.steps_per_epoch(global_size)
+        if self.epoch_end == "drop":
+            number, step_in_epoch = divmod(step, steps)
+            first = step_in_epoch * global_size
+            yield number, first + start, first + stop
+            return
+        position, end = step * global_size + start, step * global_size + stop
+        while position < end:
+            number, first = divmod(position, self.pass_length)
+            last = min(self.pass_length, first + end - position)
+            yield number, first, last
+            position += last - first
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _rows_of_pass(self, number: int) -> np.ndarray:
+        if not self.shuffle and self.episode_size is None:
+            number = 0
+        if self._pass_rows is None or self._pass_rows[0] != number:
+            self._pass_rows = (number, self._draw_pass(number))
+        return self._pass_rows[1]
+
+    def _draw_pass(self, number: int) -> np.ndarray:
+        if self.episode_size is not None:
+            drawn = _uniforms(_generator(self.seed, number, "episode").random_raw(self.episode_size))
+            return np.floor(drawn * self._drawn_from).astype(np.int64)
         if not self.shuffle:
-            epoch = 0
-        if self._epoch_order is None or self._epoch_order[0] != epoch:
-            order = np.arange(self.num_samples, dtype=np.int64)
-            if self.shuffle:
-                order = np.argsort(self._generator(epoch, "order").random_raw(self.num_samples), kind="stable")
-            self._epoch_order = (epoch, order)
-        return self._epoch_order[1]
+            return np.arange(self.num_samples, dtype=np.int64)
+        return np.argsort(_generator(self.seed, number, "order").random_raw(self.num_samples), kind="stable")
 
-    def _generator(self, epoch: int, stream: str, *, counter: int = 0) -> np.random.Philox:
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(epoch, zlib.crc32(stream.encode())))
-        return np.random.Philox(key=sequence.generate_state(2, np.uint64), counter=counter)
+
+def _generator(seed: int, number: int, stream: str, *, counter: int = 0) -> np.random.Philox:
+    sequence = np.random.SeedSequence(seed, spawn_key=(number, zlib.crc32(stream.encode())))
+    return np.random.Philox(key=sequence.generate_state(2, np.uint64), counter=counter)
+
+
+def _uniforms(words: np.ndarray) -> np.ndarray:
+    return (words >> np.uint64(11)) * 2.0**-53

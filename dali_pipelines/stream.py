@@ -50,6 +50,8 @@ class Plan:
     image_rows: np.ndarray  # whose images are read
     parameters: dict[str, np.ndarray]  # inputs of the graph
     text_draws: np.ndarray
+    step: int = 0
+    mix_draw: float = 0.0
     erasing: np.ndarray | None = None  # (B, 4)
     noise: np.ndarray | None = None  # (B,) uniform numbers that seed the noise
 

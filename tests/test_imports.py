@@ -23,6 +23,7 @@ CONTRACT = {
         "spec",
         "spec_checks",
         "resolve",
+        "schedules",
         "recipes",
         "events",
         "job_dir",
@@ -30,6 +31,9 @@ CONTRACT = {
         "catalogue",
         "deepspeed_config",
         "errors",
+        "evaluation.tables",
+        "interpolate.points",
+        "interpolate.request",
     )
 }
 """What the service may know of the trainer; these know nothing of torch themselves."""

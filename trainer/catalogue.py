@@ -1,6 +1,7 @@
 """Which models there are, without importing torch: `catalogue.json`, generated from open_clip and timm.
 
 `trainer/catalogue_build.py` writes the file anew after an update of either library; a test compares them.
+`model_aliases.json` holds the names that OpenAI's CLIP and mmpretrain give to the same weights.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).with_name("catalogue.json")
+ALIASES = Path(__file__).with_name("model_aliases.json")
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+_OPENAI = "openai/"
 _FORMS = "ARCHITECTURE, ARCHITECTURE/TAG, timm/NAME[.TAG], hf-hub:ORG/NAME or local-dir:PATH"
 
 
@@ -55,6 +58,34 @@ def timm_models() -> dict[str, tuple[str, ...]]:
     return {name: tuple(tags) for name, tags in _content()["timm"].items()}
 
 
+@functools.cache
+def openai_models() -> dict[str, str]:
+    """Attune's names of OpenAI's nine models, by theirs (https://github.com/openai/CLIP, `clip.available_models`)."""
+    return dict(_aliases()["openai"])
+
+
+@functools.cache
+def mmpretrain_models() -> dict[str, str]:
+    """The weights that mmpretrain's CLIP models were converted from, by its names for them.
+
+    From https://github.com/open-mmlab/mmpretrain, configs/clip; the last four are its zero-shot configurations.
+    """
+    return dict(_aliases()["mmpretrain"])
+
+
+def resolve_alias(name: str) -> str:
+    """Attune's name for a model that OpenAI's CLIP or mmpretrain calls otherwise; any other name as it is.
+
+    `RN50` and its four relatives are also architectures of open_clip, without weights, and mean these; OpenAI's weights
+    for them, and for the other four, are `openai/NAME`.
+    """
+    if name.startswith(_OPENAI):
+        return openai_models().get(name.removeprefix(_OPENAI), name)
+    if name in architectures():
+        return name
+    return openai_models().get(name) or mmpretrain_models().get(name, name)
+
+
 def weights_dir() -> Path | None:
     """The folder named by ATTUNE_WEIGHTS_DIR, if any."""
     folder = os.environ.get("ATTUNE_WEIGHTS_DIR")
@@ -72,12 +103,13 @@ def is_timm_model(name: str) -> bool:
 def check_model_name(name: str, *, weights_dir: Path | None = None) -> str | None:
     """Why there cannot be a model of this name, with near names; None if there can.
 
-    Whether a hub repository exists, or weights can be downloaded, is not asked.
+    Whether a hub repository exists, or weights can be downloaded, is not asked. OpenAI's and mmpretrain's names count.
 
     Args:
         name: as in `model.name` of a spec.
         weights_dir: folder with further weights as `ARCHITECTURE/TAG/` and `timm/NAME.TAG/`.
     """
+    name = resolve_alias(name)
     if name.startswith("local-dir:"):
         return _check_folder(name.removeprefix("local-dir:"))
     if name.startswith("hf-hub:"):
@@ -85,6 +117,9 @@ def check_model_name(name: str, *, weights_dir: Path | None = None) -> str | Non
         return None if _HUB_NAME.fullmatch(repository) else f"{repository!r} is not of the form ORG/NAME after hf-hub:"
     if name.startswith("timm/"):
         return _check_timm(name.removeprefix("timm/"), weights_dir)
+    if name.startswith(_OPENAI):
+        own = name.removeprefix(_OPENAI)
+        return f"OpenAI published no CLIP model {own!r}.{_near(own, openai_models())} {_listed(openai_models())}"
     return _check_open_clip(name, weights_dir)
 
 
@@ -96,7 +131,8 @@ def _check_open_clip(name: str, weights_dir: Path | None) -> str | None:
             return f"there is no model {name!r}. Did you mean {dashed} or {dashed}/TAG?"
         if name.partition(".")[0] in timm_models():
             return f"there is no image-text model {name!r}. Did you mean timm/{name}?"
-        return f"there is no model {architecture!r}.{_near(architecture, known)} A model's name is {_FORMS}"
+        near = _near(name, (*known, *openai_models(), *mmpretrain_models()), cutoff=0.8) or _near(architecture, known)
+        return f"there is no model {name!r}.{near} A model's name is {_FORMS}"
     if architecture.startswith("coca_"):
         return f"{architecture} is a captioning model (CoCa), which is not supported; use a CLIP architecture"
     tags = known[architecture].pretrained
@@ -126,15 +162,25 @@ def _check_folder(path: str) -> str | None:
     return f"folder {path!r} holds no model: it has neither open_clip_config.json nor timm's config.json"
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _near(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """` Did you mean ...?`, whatever the case of letters; empty where nothing is near."""
     by_lower = {candidate.lower(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=cutoff)
     return f" Did you mean {' or '.join(by_lower[match] for match in matches)}?" if matches else ""
 
 
 def _tags(tags: Iterable[str]) -> str:
-    return f"It has: {', '.join(tags)}" if tags else "It has none: use it without a tag, from scratch"
+    return _listed(tags) if tags else "It has none: use it without a tag, from scratch"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f"It has: {', '.join(names)}"
+
+
+@functools.cache
+def _aliases() -> dict[str, dict[str, str]]:
+    content: dict[str, dict[str, str]] = json.loads(ALIASES.read_text(encoding="utf-8"))
+    return content
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
     checkpoints/step-40-attempt-2/
       checkpoint.json         step, metrics, spec, number of ranks: CheckpointRecord
-      deepspeed/state/        model, optimizer and moving average, a file a rank, in DeepSpeed's layout
+      deepspeed/state/        model, optimizer, moving average and the objective's queues, in DeepSpeed's layout
       random-rank-0.safetensors ...   random state of each rank
 
 All ranks save; the folder is written under a hidden name and published by one rename, so what has the public name
@@ -14,14 +14,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,10 +28,13 @@ from safetensors.torch import load_file, save_file
 from trainer.distributed import cpu_group
 from trainer.errors import DiskFullError, UnusableSpecError
 from trainer.job_dir import CheckpointName, JobDir, write_json_atomically
+from trainer.random_state import random_state, restore_random_state
 from trainer.spec import CheckpointSpec, JobSpec
+from trainer.spec_checks.metrics import metric_named
 
 _RECORD = "checkpoint.json"
 _TAG = "state"
+_OBJECTIVE = "objective"
 _SAFETY = 1.2  # of the estimated size must be free before a save begins
 
 
@@ -51,12 +53,24 @@ class CheckpointRecord(BaseModel):
     """The same for the moving average alone."""
     raw_metrics: dict[str, float] = {}
     """The same for the raw weights alone."""
+    wise_ft_metrics: dict[str, float] = {}
+    """The same for the blend with the starting weights, which is reported and ranks nothing."""
     spec: JobSpec
     """The job."""
 
 
-def save(engine: Any, *, job: JobDir, name: CheckpointName, record: CheckpointRecord) -> None:
+def save(
+    engine: Any,
+    *,
+    job: JobDir,
+    name: CheckpointName,
+    record: CheckpointRecord,
+    objective_state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Publish a checkpoint. All ranks must call it.
+
+    Args:
+        objective_state: what the objective remembers from step to step, the same on every rank.
 
     Raises:
         DiskFullError: on every rank, before anything is written, if any rank lacks the room.
@@ -69,8 +83,9 @@ def save(engine: Any, *, job: JobDir, name: CheckpointName, record: CheckpointRe
         partial.mkdir(parents=True)
     _refuse_if_disk_is_full(engine, folder=job.checkpoints)
     with _recognising_a_full_disk(partial, needed=_bytes_to_save(engine)):
-        engine.save_checkpoint(str(partial / "deepspeed"), tag=_TAG, save_latest=False)
-        save_file(_random_state(), partial / f"random-rank-{rank}.safetensors")
+        state = {_OBJECTIVE: {key: value.cpu() for key, value in (objective_state or {}).items()}}
+        engine.save_checkpoint(str(partial / "deepspeed"), tag=_TAG, client_state=state, save_latest=False)
+        save_file(random_state(), partial / f"random-rank-{rank}.safetensors")
         dist.barrier()
         if rank == 0:
             write_json_atomically(partial / _RECORD, record)
@@ -80,8 +95,10 @@ def save(engine: Any, *, job: JobDir, name: CheckpointName, record: CheckpointRe
     dist.barrier()
 
 
-def load(engine: Any, *, job: JobDir, name: CheckpointName) -> CheckpointRecord:
+def load(engine: Any, *, job: JobDir, name: CheckpointName) -> dict[str, torch.Tensor]:
     """Restore weights, optimizer, moving average and random state. All ranks must call it.
+
+    Returns what the objective remembered.
 
     Raises:
         UnusableSpecError: the checkpoint was saved by another number of ranks.
@@ -93,11 +110,11 @@ def load(engine: Any, *, job: JobDir, name: CheckpointName) -> CheckpointRecord:
             f"{name} was saved by {record.world_size} ranks and cannot be loaded by {dist.get_world_size()}; "
             f"resume on {record.world_size} devices"
         )
-    path, _ = engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
+    path, client_state = engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
     if path is None:
         raise UnusableSpecError(f"DeepSpeed found no state in {folder}")
-    _restore_random_state(load_file(folder / f"random-rank-{dist.get_rank()}.safetensors"))
-    return record
+    restore_random_state(load_file(folder / f"random-rank-{dist.get_rank()}.safetensors"))
+    return client_state.get(_OBJECTIVE, {})
 
 
 def read_record(folder: Path) -> CheckpointRecord:
@@ -105,11 +122,10 @@ def read_record(folder: Path) -> CheckpointRecord:
     return CheckpointRecord.model_validate_json((folder / _RECORD).read_bytes())
 
 
-def add_metrics(folder: Path, *, raw: dict[str, float], ema: dict[str, float], best: dict[str, float]) -> None:
-    """Complete the record of a checkpoint that was saved without an evaluation."""
+def add_metrics(folder: Path, *, metrics: Mapping[str, dict[str, float]]) -> None:
+    """Complete the record of a checkpoint that was saved without an evaluation, by the record's field names."""
     record = read_record(folder)
-    update = {"metrics": best, "raw_metrics": raw, "ema_metrics": ema}
-    write_json_atomically(folder / _RECORD, record.model_copy(update=update))
+    write_json_atomically(folder / _RECORD, record.model_copy(update=dict(metrics)))
 
 
 def superseded(job: JobDir, *, spec: CheckpointSpec, metric: str) -> list[CheckpointName]:
@@ -117,15 +133,17 @@ def superseded(job: JobDir, *, spec: CheckpointSpec, metric: str) -> list[Checkp
     names = job.published_checkpoints()
     keep = set(names[-spec.keep_latest :])
     scored = [(read_record(job.checkpoint(name)).metrics.get(metric), name) for name in names]
-    ranked = sorted((pair for pair in scored if pair[0] is not None), key=lambda pair: pair[0], reverse=True)
+    merit = metric_named(metric).merit
+    ranked = sorted((pair for pair in scored if pair[0] is not None), key=lambda pair: merit(pair[0]), reverse=True)
     keep.update(name for _, name in ranked[: spec.keep_best])
     return [name for name in names if name not in keep]
 
 
 def best(job: JobDir, *, metric: str) -> CheckpointName | None:
-    """The published checkpoint with the highest `metric`, the latest of equals; None if none has it."""
+    """The published checkpoint that does best in `metric`, the latest of equals; None if none has it."""
+    merit = metric_named(metric).merit
     scored = [(read_record(job.checkpoint(n)).metrics.get(metric), n.step, n) for n in job.published_checkpoints()]
-    return max((s for s in scored if s[0] is not None), default=(None, 0, None), key=lambda s: (s[0], s[1]))[2]
+    return max((s for s in scored if s[0] is not None), default=(None, 0, None), key=lambda s: (merit(s[0]), s[1]))[2]
 
 
 def remove(job: JobDir, name: CheckpointName) -> None:
@@ -177,19 +195,6 @@ def _bytes_to_save(engine: Any) -> int:
     total = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
     sharded = 16 * total // (dist.get_world_size() if engine.zero_optimization_stage() else 1)
     return sharded + 4 * total // dist.get_world_size()
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if get_accelerator().device_name() == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and get_accelerator().device_name() == "cuda":
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _sync_files(folder: Path) -> None:

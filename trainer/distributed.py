@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import threading
@@ -19,6 +20,8 @@ from deepspeed.accelerator import get_accelerator
 
 _LAUNCHER_POLL_S = 0.5
 _GRACE_S = 120.0  # a worker that lost its launcher has this long for its last checkpoint
+
+_PATIENCE = datetime.timedelta(days=7)  # a collective of PyTorch's own gives up after half an hour
 
 _control_group: Any = None
 
@@ -38,12 +41,18 @@ def join() -> torch.device:
     if not on_gpu:
         # Its shared-memory collectives compile on first use, which needs a compiler; gloo needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(local_rank)
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     _control_group = dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD
-    return device
+    return device()
+
+
+def device() -> torch.device:
+    """Where this rank computes: its GPU if there is one, otherwise the CPU."""
+    if get_accelerator().device_name() == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def leave() -> None:
@@ -68,6 +77,24 @@ def agree(value: Any) -> Any:
     """Rank 0's `value`, on every rank. All ranks must call it."""
     box = [value]
     dist.broadcast_object_list(box, src=0, group=_control_group)
+    return box[0]
+
+
+def from_rank_0(compute: Callable[[], Any]) -> Any:
+    """What `compute` gives, or raises, on rank 0 alone, on every rank. It may take hours. All ranks must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return compute()
+    patient_group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    box: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box[0] = compute()
+        except Exception as error:  # the others wait for an answer, whichever it is
+            box[1] = error
+    dist.broadcast_object_list(box, src=0, group=patient_group)
+    dist.destroy_process_group(patient_group)
+    if box[1] is not None:
+        raise box[1]
     return box[0]
 
 

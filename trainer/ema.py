@@ -23,13 +23,13 @@ def track_average(optimizer: torch.optim.Optimizer, *, decay: float) -> None:
     first_weights: dict[torch.Tensor, torch.Tensor] = {}
 
     def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for parameter in _stepped(optimizer):
+        for parameter in stepped(optimizer):
             if STATE_KEY not in optimizer.state[parameter]:
                 first_weights[parameter] = parameter.detach().clone()
 
     @torch.no_grad()
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for parameter in _stepped(optimizer):
+        for parameter in stepped(optimizer):
             state = optimizer.state[parameter]
             if STATE_KEY not in state:
                 state[STATE_KEY] = first_weights.pop(parameter)
@@ -39,6 +39,6 @@ def track_average(optimizer: torch.optim.Optimizer, *, decay: float) -> None:
     optimizer.register_step_post_hook(after_step)
 
 
-def _stepped(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """What this step updates; under ZeRO-3 each call of `step()` covers one sub-group."""
+def stepped(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """What a step updates; under ZeRO-3 each call of `step()` covers one sub-group."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -92,14 +92,14 @@ class Evaluation(Event):
     """Optimizer steps done."""
     dataset: str
     """`validation` or a name from data.evaluate."""
-    task: Literal["zero_shot", "classification", "retrieval"]
+    task: Literal["zero_shot", "classification", "retrieval", "linear_probe", "knn"]
     """What was measured."""
-    weights: Literal["raw", "ema"]
-    """Which weights."""
+    weights: Literal["raw", "ema", "wise_ft"]
+    """Which weights: as trained, their moving average, or their blend with the starting weights."""
     num_samples: int
     """Images evaluated."""
     metrics: dict[str, float]
-    """Such as top1, top5, mean_per_class, or image_to_text_r1 ... mean_recall; all as fractions."""
+    """Such as top1, or image_to_text_r1 ... mean_recall: fractions, but for cross_entropy, which is in nats."""
     per_class: list[dict[str, Any]] = Field(default_factory=list)
     """For classification: `name, num_samples, accuracy` of each class."""
 
@@ -134,6 +134,8 @@ class Exported(Event):
     """Which weights."""
     task: Literal["clip", "classifier"]
     """What it can do: zero-shot and retrieval, or classification."""
+    wise_ft_alpha: float | None = None
+    """Where on the line from the starting weights (0) to the tuned ones (1), or None without `export.wise_ft`."""
     metrics: dict[str, float] = Field(default_factory=dict)
     """`DATASET/METRIC` of these weights."""
 

@@ -3,37 +3,39 @@
 An image-text model in open_clip's layout, for `open_clip.create_model_and_transforms("local-dir:FOLDER")`:
 
     open_clip_config.json  open_clip_model.safetensors  README.md  attune.json  (tokenizer files, where it has its own)
+    attune_extras.safetensors   projection heads and a learned prompt, which Attune puts back and open_clip leaves out
+    text_tower/                 the configuration of a Hugging Face text tower
 
 A classifier in timm's layout, for `timm.create_model("local-dir:FOLDER", pretrained=True)`:
 
     config.json  model.safetensors  README.md  attune.json
 
-`attune.json` says what only Attune knows: task, class names, templates, metrics, data hash and the whole spec.
+A classifier that timm cannot represent, in Attune's own layout: see `trainer.classifier_layout`.
+
+`attune.json` says what only Attune knows: task, class names, templates, metrics, data hash and the whole spec. Adapters
+are merged into the weights that they adapt.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import open_clip
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dali_pipelines.transforms import Preprocess
-from trainer import timm_layout
+from trainer import adapters, additions, classifier_layout, timm_layout
 from trainer.errors import UnusableSpecError
-from trainer.model_card import ModelCard
+from trainer.model_card import Layout, ModelCard
 from trainer.models import ClassifierModel, ClipModel
-
-classifier_export_problem = timm_layout.classifier_export_problem
+from trainer.towers import ADDITIONS, construct
+from trainer.whole_folder import replacing
 
 FORMAT_VERSION = 1
 _TEMPERATURES = ("logit_scale", "logit_bias")
@@ -64,18 +66,26 @@ def export_clip(
     Raises:
         ExportError: open_clip could not load the result, or a weight does not fit `dtype`.
     """
-    weights = _clip_tensors(model.module.state_dict() if state_dict is None else state_dict, dtype=dtype)
+    state = _plain_state(model.module, state_dict)
+    extras = {name: tensor for name, tensor in state.items() if name.partition(".")[0] in ADDITIONS}
+    weights = _clip_tensors({name: t for name, t in state.items() if name not in extras}, dtype=dtype)
     if problem := _clip_layout_problem(model.config, {name: tuple(t.shape) for name, t in weights.items()}):
         raise ExportError(problem)
-    with _replacing(folder) as partial:
+    with replacing(folder) as partial:
         save_file(weights, partial / "open_clip_model.safetensors", metadata={"format": "pt"})
+        if extras:
+            save_file(_tensors(extras, dtype=dtype), partial / additions.FILE, metadata={"format": "pt"})
         _write_json(
             partial / "open_clip_config.json",
-            {"model_cfg": model.config, "preprocess_cfg": _open_clip_preprocess(model.preprocess)},
+            {
+                "model_cfg": _config_with_text_tower(model, partial, final=folder),
+                "preprocess_cfg": _open_clip_preprocess(model.preprocess),
+            },
         )
         if hasattr(model.tokenize, "save_pretrained"):
             model.tokenize.save_pretrained(str(partial))
-        _write_description(partial, card, task="clip", model_name=model.name, preprocess=model.preprocess)
+        more = {"extras": additions.describe(model.module)} if extras else {}
+        _write_description(partial, card, layout="open_clip", model=model, more=more)
 
 
 def export_classifier(
@@ -86,28 +96,60 @@ def export_classifier(
     state_dict: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a classifier as timm reads it, replacing `folder` if it exists.
+    """Write a classifier as timm reads it, or in Attune's own layout where timm has no such model; replaces `folder`.
 
     Args: as `export_clip`.
 
     Raises:
-        ExportError: timm has no counterpart of the image tower, or a weight does not fit `dtype`.
+        ExportError: a weight does not fit `dtype`.
     """
-    state = model.module.state_dict() if state_dict is None else state_dict
-    try:
-        layout = timm_layout.to_timm(model, state)
-    except timm_layout.NoCounterpartError as error:
-        raise ExportError(str(error)) from None
-    weights = _tensors(layout.weights, dtype=dtype)
-    with _replacing(folder) as partial:
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        _write_json(partial / "config.json", layout.config)
-        _write_description(partial, card, task="classifier", model_name=model.name, preprocess=model.preprocess)
+    state = _plain_state(model.module, state_dict)
+    layout = _timm_layout(model, state)
+    files = {"model.safetensors": layout.weights} if layout else classifier_layout.split(state)
+    tensors = {name: _tensors(weights, dtype=dtype) for name, weights in files.items()}
+    with replacing(folder) as partial:
+        for name, weights in tensors.items():
+            save_file(weights, partial / name, metadata={"format": "pt"})
+        _write_json(partial / "config.json", layout.config if layout else classifier_layout.describe(model))
+        kind: Layout = "timm" if layout else "attune"
+        _write_description(partial, card, layout=kind, model=model, more={"features": model.features})
 
 
 def clip_export_problem(model: ClipModel) -> str | None:
     """Why open_clip could not load an export of this model, or None. Known before training."""
-    return _clip_layout_problem(model.config, _shapes(model.module))
+    found = {name: s for name, s in _shapes(model.module).items() if name.partition(".")[0] not in ADDITIONS}
+    return _clip_layout_problem(model.config, found)
+
+
+def _plain_state(module: nn.Module, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Whole weights without adapters: the module's own, or `state_dict` in its shape."""
+    if not adapters.has_adapters(module):
+        return dict(module.state_dict() if state_dict is None else state_dict)
+    if state_dict is not None:
+        module = copy.deepcopy(module)
+        module.load_state_dict(state_dict)
+    return dict(adapters.merged(module).state_dict())
+
+
+def _timm_layout(model: ClassifierModel, state: Mapping[str, Tensor]) -> timm_layout.TimmLayout | None:
+    """The classifier in timm's terms, or None where timm has no model that computes the same."""
+    if model.module.unit_norm:
+        return None
+    try:
+        return timm_layout.to_timm(model, state)
+    except timm_layout.NoCounterpartError:
+        return None
+
+
+def _config_with_text_tower(model: ClipModel, partial: Path, *, final: Path) -> dict[str, Any]:
+    """The model_cfg to write. A Hugging Face text tower's configuration comes along, as its folder may not last."""
+    text = model.config["text_cfg"]
+    name = text.get("hf_model_name")
+    if name is None:
+        return model.config
+    model.module.text.config.save_pretrained(str(partial / "text_tower"))
+    place = str(final.resolve() / "text_tower") if Path(name).is_dir() else name
+    return {**model.config, "text_cfg": {**text, "hf_model_name": place}}
 
 
 def _clip_tensors(state_dict: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -149,19 +191,10 @@ def _clip_layout_problem(config: Mapping[str, Any], found: _Shapes) -> str | Non
 
 def _expected_shapes(config: Mapping[str, Any]) -> _Shapes:
     """Shape by name of the state dict that open_clip wants for `config`; nothing is allocated."""
-    arguments = json.loads(json.dumps(dict(config)))
-    custom = arguments.pop("custom_text", False) or "hf_model_name" in arguments["text_cfg"]
-    arguments["vision_cfg"]["timm_model_pretrained"] = False
-    arguments["text_cfg"]["hf_model_pretrained"] = False
-    kind = open_clip.CLIP
-    if custom:
-        kind = open_clip.CoCa if "multimodal_cfg" in arguments else open_clip.CustomTextCLIP
-    with torch.device("meta"):
-        module = kind(**arguments)
-    return _shapes(module)
+    return _shapes(construct(config))
 
 
-def _shapes(module: torch.nn.Module) -> _Shapes:
+def _shapes(module: nn.Module) -> _Shapes:
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return {name: () if name in _TEMPERATURES else shape for name, shape in shapes.items()}
 
@@ -179,75 +212,31 @@ def _open_clip_preprocess(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def _write_description(
-    folder: Path, card: ModelCard, *, task: Literal["clip", "classifier"], model_name: str, preprocess: Preprocess
+    folder: Path,
+    card: ModelCard,
+    *,
+    layout: Layout,
+    model: ClipModel | ClassifierModel,
+    more: Mapping[str, Any],
 ) -> None:
     description = {
         "format_version": FORMAT_VERSION,
-        "task": task,
-        "base_model": model_name,
+        "task": "clip" if layout == "open_clip" else "classifier",
+        "base_model": model.name,
         "class_names": list(card.class_names),
         "templates": list(card.templates),
         "metrics": dict(card.metrics),
-        "preprocess": asdict(preprocess),
+        "preprocess": asdict(model.preprocess),
         "data_hash": card.data_hash,
         "num_samples": card.num_samples,
+        "wise_ft": None if card.wise_ft is None else dict(card.wise_ft),
         "spec": None if card.spec is None else card.spec.model_dump(mode="json"),
+        **more,
     }
     _write_json(folder / "attune.json", description)
-    text = card.to_markdown(task=task, model_name=model_name, preprocess=preprocess)
+    text = card.to_markdown(layout=layout, model_name=model.name, preprocess=model.preprocess)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into; it takes its name once all is on the disk.
-
-    A file system cannot swap two folders in one portable step: between the two renames there is no `folder`, and if
-    the second one fails the old one returns.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        yield partial
-        _sync(partial)
-        _take_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _clear_leftovers(folder: Path) -> None:
-    """Remove what exports that were killed left beside `folder`; one killed between its renames gets its name back."""
-    for old in folder.parent.glob(f".{folder.name}.*.old"):
-        if folder.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(folder)
-    for partial in folder.parent.glob(f".{folder.name}.*.partial"):
-        shutil.rmtree(partial)
-
-
-def _take_place(partial: Path, folder: Path) -> None:
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.rename(old)
-    try:
-        partial.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    shutil.rmtree(old)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

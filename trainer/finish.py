@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from trainer import checkpoint, events
-from trainer.evaluation.during_training import Scores, main_metric
+from trainer.errors import UnusableSpecError
+from trainer.evaluation.during_training import Scores, evaluate_model, held_out, main_metric
+from trainer.evaluation.protocol import Protocol
+from trainer.evaluation.results import flat_metrics
 from trainer.export import ModelCard, export_classifier, export_clip
 from trainer.job_dir import CheckpointName, JobDir
-from trainer.models import ClassifierModel
+from trainer.models import ClassifierModel, ClipModel
 from trainer.prompts import expand_templates
 from trainer.setup import Run
+from trainer.spec import WiseFt
+from trainer.spec_checks.metrics import metric_named
 from trainer.weights import Which, gather_weights
+from trainer.wise_ft import Curve, curve_of
+from trainer.wise_ft_run import RunLine
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What there is to export."""
+
+    model: ClipModel | ClassifierModel
+    metrics: Mapping[str, float]
+    alpha: float | None = None
+    """Where on the line of WiSE-FT, if it was followed."""
 
 
 def export_run(run: Run, *, job: JobDir) -> events.Exported:
-    """Export the checkpoint and weights that the spec asks for into the job's `export/`. All ranks must call it."""
+    """Export the checkpoint and weights that the spec asks for into the job's `export/`. All ranks must call it.
+
+    With `export.wise_ft` these weights are the far end of a line that begins where training did: its curve goes into
+    the job's `wise_ft/`, and the point that was chosen is exported.
+    """
     name = _chosen_checkpoint(run, job=job)
     record = checkpoint.read_record(job.checkpoint(name))
     if name != job.published_checkpoints()[-1]:
@@ -24,12 +49,17 @@ def export_run(run: Run, *, job: JobDir) -> events.Exported:
     scores = Scores(step=record.step, raw=record.raw_metrics, ema=record.ema_metrics)
     which = _chosen_weights(run, scores)
     weights = gather_weights(run.engine, which=which)
-    metrics = scores.ema if which == "ema" else scores.raw
+    finished = _finish(run, weights, metrics=scores.ema if which == "ema" else scores.raw, job=job)
     if run.rank == 0:
-        _write(run, weights=weights, metrics=metrics, job=job)
+        _write(run, finished, job=job)
     dist.barrier()
-    task = "classifier" if isinstance(run.model, ClassifierModel) else "clip"
-    return events.Exported(checkpoint=str(name), weights=which, task=task, metrics=metrics)
+    return events.Exported(
+        checkpoint=str(name),
+        weights=which,
+        task="classifier" if isinstance(run.model, ClassifierModel) else "clip",
+        metrics=dict(finished.metrics),
+        wise_ft_alpha=finished.alpha,
+    )
 
 
 def _chosen_checkpoint(run: Run, *, job: JobDir) -> CheckpointName:
@@ -44,19 +74,56 @@ def _chosen_weights(run: Run, scores: Scores) -> Which:
     return scores.better_weights(main_metric(run)) if wanted == "auto" else wanted
 
 
-def _write(run: Run, *, weights: dict[str, torch.Tensor], metrics: dict[str, float], job: JobDir) -> None:
-    run.replica.module.load_state_dict(weights)
+def _finish(run: Run, weights: dict[str, Tensor], *, metrics: Mapping[str, float], job: JobDir) -> _Finished:
+    settings = run.spec.export.wise_ft
+    if settings is None:
+        run.replica.module.load_state_dict(weights)
+        return _Finished(run.replica, metrics)
+    line = RunLine.of(run, tuned=weights)
+    if not held_out(run):
+        assert settings.alpha != "best", "the spec's checks ask for held-out data"
+        return _Finished(line.at(settings.alpha), {}, settings.alpha)
+    curve = _measured(run, line, settings)
+    alpha = _best(curve, main_metric(run)) if settings.alpha == "best" else settings.alpha
+    if run.rank == 0:
+        curve.write(job.wise_ft, chosen=alpha)
+    return _Finished(line.at(alpha), curve.at(alpha).metrics, alpha)
+
+
+def _measured(run: Run, line: RunLine, settings: WiseFt) -> Curve:
+    """The curve over all alphas that are asked for."""
+    alphas = {*settings.alphas} | ({settings.alpha} if settings.alpha != "best" else set())
+    metric = main_metric(run)
+    tasks = dict.fromkeys(("zero_shot", "classification", "retrieval", *metric_named(metric).tasks))
+    protocol = Protocol(tasks=tuple(tasks), probe_c=run.spec.evaluation.linear_probe_c)
+    points = {alpha: flat_metrics(evaluate_model(run, line.at(alpha), protocol=protocol)) for alpha in sorted(alphas)}
+    return curve_of(points, main_metric=metric)
+
+
+def _best(curve: Curve, metric: str) -> float:
+    measured = curve.points[0].metrics
+    if metric not in measured:
+        raise UnusableSpecError(
+            f"export.wise_ft.alpha is best by {metric}, which these data are not measured by; there are"
+            f" {', '.join(measured)}"
+        )
+    return curve.best(metric).alpha
+
+
+def _write(run: Run, finished: _Finished, *, job: JobDir) -> None:
     train = run.manifests["train"]
+    line = None if finished.alpha is None else {"alpha": finished.alpha, "start": run.spec.model.name}
     card = ModelCard(
         spec=run.spec,
-        metrics=metrics,
+        metrics=finished.metrics,
         class_names=train.class_names,
         templates=expand_templates(run.spec.data.templates),
         data_hash=train.hash,
         num_samples=len(train),
+        wise_ft=line,
     )
     dtype = getattr(torch, run.spec.export.dtype)
-    if isinstance(run.replica, ClassifierModel):
-        export_classifier(run.replica, job.export, dtype=dtype, card=card)
+    if isinstance(finished.model, ClassifierModel):
+        export_classifier(finished.model, job.export, dtype=dtype, card=card)
     else:
-        export_clip(run.replica, job.export, dtype=dtype, card=card)
+        export_clip(finished.model, job.export, dtype=dtype, card=card)

@@ -14,6 +14,7 @@
         exit.json                    ExitRecord, atomically, by rank 0: without it, the attempt crashed
       checkpoints/step-40-attempt-1/ published by rename; a reader sees a whole one or none
       export/                        what open_clip or timm loads
+      wise_ft/                       curve.json, .csv, .md and .png of export.wise_ft
 
 A worker writes only below its own attempt and into checkpoints that carry its number, so an orphan can
 neither overwrite nor overtake its successor.
@@ -195,6 +196,11 @@ class JobDir:
     def export(self) -> Path:
         """export/"""
         return self.path / "export"
+
+    @property
+    def wise_ft(self) -> Path:
+        """wise_ft/"""
+        return self.path / "wise_ft"
 
     def manifest(self, dataset: str) -> Path:
         """The manifest of `train`, `validation` or `evaluate-NAME`."""

@@ -12,12 +12,15 @@ from trainer import checkpoint, events
 from trainer.distributed import StopRequest, agree, any_rank, mean_over_ranks
 from trainer.errors import NonFiniteLossError
 from trainer.evaluation.during_training import Scores, evaluate_run, main_metric
+from trainer.feature_cache import step_losses
 from trainer.finish import export_run
 from trainer.job_dir import AttemptDir, CheckpointName, ExitRecord, JobDir, StartingPoint, write_json_atomically
+from trainer.long_texts import find_long_texts, refuse_long_texts
 from trainer.reporting import Reporter
-from trainer.setup import Run, prepare, train_batches
+from trainer.setup import Run, prepare
 from trainer.spec import JobSpec
 from trainer.throughput import ThroughputMeter, model_flop_utilisation
+from trainer.training_data import train_batches
 from trainer.weights import read_logit_scale
 
 
@@ -40,20 +43,22 @@ def train(
         start = _start(run, job=job, attempt=attempt, resume=resume)
         step = start.step
         reporter.write(_started(run, step=step))
+        if start.checkpoint is None:
+            _warn_of_long_texts(run, reporter=reporter)
         scores = _evaluate_at_start(run, job=job, start=start, reporter=reporter)
+        if spec.checkpoint.at_start and start.checkpoint is None:
+            _save(run, job=job, attempt=attempt, step=step, scores=scores, reporter=reporter)
 
         reporter.write(events.Stage(stage="training"))
         meter = ThroughputMeter(samples_per_step=spec.batch.global_size, remaining_steps=total_steps - step)
         first_bad_step = torch.full((), torch.inf, device=device)
         with train_batches(run, start_step=step) as batches:
             while step < total_steps:
-                engine.train()
+                engine.train(not spec.model.eval_mode)
                 lr = run.schedule.apply(engine.optimizer.param_groups, step=step)
                 step_loss = torch.zeros((), device=device)
-                for _ in range(run.accumulation):
-                    with meter.waiting():
-                        batch = next(batches)
-                    loss = run.objective.loss(engine, batch)
+                step_batches = meter.waiting_for(batches, count=run.accumulation)
+                for loss in step_losses(run.objective, engine, step_batches, cached=run.caches_features):
                     engine.backward(loss)
                     engine.step()
                     step_loss += loss.detach() / run.accumulation
@@ -94,14 +99,22 @@ def _start(run: Run, *, job: JobDir, attempt: AttemptDir, resume: bool) -> Start
     if start.checkpoint is not None:
         name = CheckpointName.parse(start.checkpoint)
         assert name is not None
-        checkpoint.load(run.engine, job=job, name=name)
+        run.objective.state = checkpoint.load(run.engine, job=job, name=name)
     return start
+
+
+def _warn_of_long_texts(run: Run, *, reporter: Reporter) -> None:
+    """Rank 0 counts them; all ranks stop if they are refused."""
+    remarks = agree(find_long_texts(run.spec, model=run.model, manifests=run.manifests) if run.rank == 0 else [])
+    refuse_long_texts(run.spec, remarks=remarks)
+    for remark in remarks:
+        reporter.write(events.Message(level="warn", message=f"{remark}; they are cut"))
 
 
 def _evaluate_at_start(run: Run, *, job: JobDir, start: StartingPoint, reporter: Reporter) -> Scores:
     """Evaluate what training begins from, if asked to, or what an interrupted attempt had no time to evaluate."""
     if start.checkpoint is None:
-        wanted = run.spec.evaluation.before_training
+        wanted = run.spec.evaluation.before_training or run.spec.checkpoint.at_start
     else:
         folder = job.checkpoints / start.checkpoint
         wanted = run.evaluates_at(start.step) and not checkpoint.read_record(folder).raw_metrics
@@ -110,7 +123,7 @@ def _evaluate_at_start(run: Run, *, job: JobDir, start: StartingPoint, reporter:
     reporter.write(events.Stage(stage="evaluating"))
     scores = evaluate_run(run, step=start.step, reporter=reporter)
     if start.checkpoint is not None and run.rank == 0:
-        checkpoint.add_metrics(folder, raw=scores.raw, ema=scores.ema, best=scores.best(main_metric(run)))
+        checkpoint.add_metrics(folder, metrics=scores.by_record_field(main_metric(run)))
     dist.barrier()
     return scores
 
@@ -123,12 +136,10 @@ def _save(run: Run, *, job: JobDir, attempt: AttemptDir, step: int, scores: Scor
         step=step,
         attempt=attempt.number,
         world_size=run.world_size,
-        metrics=current.best(main_metric(run)),
-        raw_metrics=current.raw,
-        ema_metrics=current.ema,
         spec=run.spec,
+        **current.by_record_field(main_metric(run)),
     )
-    checkpoint.save(run.engine, job=job, name=name, record=record)
+    checkpoint.save(run.engine, job=job, name=name, record=record, objective_state=run.objective.state)
     reporter.write(events.CheckpointSaved(step=step, name=str(name), metrics=record.metrics))
     if run.rank == 0:
         for old in checkpoint.superseded(job, spec=run.spec.checkpoint, metric=main_metric(run)):

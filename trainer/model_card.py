@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dali_pipelines.transforms import Preprocess
-from trainer.evaluation.report import Table
+from trainer.evaluation.tables import Table, text_table
+from trainer.schedules import peak_lr
 from trainer.spec import JobSpec
+from trainer.spec_checks.metrics import shown
 
+Layout = Literal["open_clip", "timm", "attune"]
+"""Whose layout an export has."""
 _SHOWN_CLASSES = 20
 
 
@@ -29,23 +33,36 @@ class ModelCard:
     """Hash of the training manifest."""
     num_samples: int | None = None
     """Training images."""
+    wise_ft: Mapping[str, Any] | None = None
+    """`alpha` and `start` of weights between a start and the tuned model, or None."""
 
-    def to_markdown(self, *, task: Literal["clip", "classifier"], model_name: str, preprocess: Preprocess) -> str:
+    def to_markdown(self, *, layout: Layout, model_name: str, preprocess: Preprocess) -> str:
         """The whole README."""
-        kind = "image-text model" if task == "clip" else "image classifier"
+        kind = "image-text model" if layout == "open_clip" else "image classifier"
         sections = [
-            _front_matter(task),
-            f"# {model_name}, fine-tuned with Attune\n\nA CLIP-family {kind}, started from `{model_name}`.",
-            f"## How to load it\n\n{_LOADING[task]}",
+            _front_matter(layout),
+            f"# {model_name}, fine-tuned with Attune\n\nA CLIP-family {kind}, started from `{model_name}`."
+            + self._interpolation(),
+            f"## How to load it\n\n{_LOADING[layout]}",
             f"## Input\n\n{_input(preprocess)}",
             f"## Data\n\n{self._data()}",
         ]
         if self.metrics:
-            rows = tuple((name, f"{100 * value:.2f}") for name, value in self.metrics.items())
-            sections.append(f"## Results\n\n{Table(('data set/metric', '%'), rows).to_markdown()}")
+            rows = [(name, shown(name, value)) for name, value in self.metrics.items()]
+            sections.append(f"## Results\n\n{text_table(('data set/metric', 'value'), rows).to_markdown()}")
         if self.spec is not None:
             sections.append(f"## Training\n\n{_training(self.spec).to_markdown()}\n\nThe whole spec: `attune.json`.")
         return "\n\n".join(sections) + "\n"
+
+    def _interpolation(self) -> str:
+        if self.wise_ft is None:
+            return ""
+        alpha, start = self.wise_ft["alpha"], self.wise_ft["start"]
+        weighed = ", each weighed by its Fisher information" if self.wise_ft.get("fisher") else ""
+        return (
+            f"\nIts weights are {1 - alpha:.4g} × those of `{start}` + {alpha:.4g} × the fine-tuned ones{weighed}:"
+            " WiSE-FT (https://arxiv.org/abs/2109.01903)."
+        )
 
     def _data(self) -> str:
         lines = []
@@ -64,11 +81,9 @@ class ModelCard:
         return "\n".join(lines) or "Not recorded."
 
 
-def _front_matter(task: Literal["clip", "classifier"]) -> str:
-    library, tag = (
-        ("open_clip", "zero-shot-image-classification") if task == "clip" else ("timm", "image-classification")
-    )
-    return f"---\nlibrary_name: {library}\npipeline_tag: {tag}\ntags:\n- clip\n- attune\n---"
+def _front_matter(layout: Layout) -> str:
+    tag = "zero-shot-image-classification" if layout == "open_clip" else "image-classification"
+    return f"---\nlibrary_name: {layout}\npipeline_tag: {tag}\ntags:\n- clip\n- attune\n---"
 
 
 def _input(preprocess: Preprocess) -> str:
@@ -80,6 +95,11 @@ def _input(preprocess: Preprocess) -> str:
     )
 
 
+def _warmup(spec: JobSpec) -> str:
+    epochs = spec.schedule.warmup_epochs
+    return f"{spec.schedule.warmup_steps} warm-up steps" if epochs is None else f"{epochs:g} warm-up epochs"
+
+
 def _training(spec: JobSpec) -> Table:
     length = f"{spec.schedule.max_steps} steps" if spec.schedule.max_steps else f"{spec.schedule.epochs:g} epochs"
     rows: dict[str, Any] = {
@@ -88,7 +108,7 @@ def _training(spec: JobSpec) -> Table:
         "length": length,
         "global batch": spec.batch.global_size,
         "optimizer": spec.optim.name,
-        "learning rate": f"{spec.optim.lr:g} ({spec.schedule.kind}, {spec.schedule.warmup_steps} warm-up steps)",
+        "learning rate": f"{peak_lr(spec):g} ({spec.schedule.kind}, {_warmup(spec)})",
         "weight decay": f"{spec.optim.weight_decay:g}",
         "layer decay": f"{spec.optim.layer_decay:g}",
         "moving average": spec.optim.ema_decay or "none",
@@ -96,11 +116,11 @@ def _training(spec: JobSpec) -> Table:
         "ZeRO stage": spec.parallel.zero_stage,
         "seed": spec.seed,
     }
-    return Table(("setting", "value"), tuple((name, str(value)) for name, value in rows.items()))
+    return text_table(("setting", "value"), [(name, str(value)) for name, value in rows.items()])
 
 
 _LOADING = {
-    "clip": """\
+    "open_clip": """\
 With open_clip:
 
 ```python
@@ -112,7 +132,7 @@ tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
 
 With Attune: `attune evaluate --model local-dir:FOLDER --data IMAGES`; a job goes on from it with `local-dir:FOLDER`
 as its `model.name`.""",
-    "classifier": """\
+    "timm": """\
 With timm:
 
 ```python
@@ -124,4 +144,18 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 
 The order of the logits is `label_names` in `config.json`.
 With Attune: `attune evaluate --model local-dir:FOLDER --data IMAGES`.""",
+    "attune": """\
+timm has no such model. With Attune:
+
+```python
+from pathlib import Path
+
+from trainer.stored_classifiers import read_classifier
+
+model = read_classifier(Path("FOLDER"))
+logits = model.module.eval()(images)  # (B, 3, H, W) pixels, preprocessed as above
+```
+
+The order of the logits is `label_names` in `config.json`; `attune evaluate --model local-dir:FOLDER --data IMAGES`
+measures it.""",
 }

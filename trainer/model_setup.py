@@ -1,49 +1,73 @@
-"""The model of a job, ready to train: loaded, given a head where it classifies, and set to its precision."""
+"""The model of a job, ready to train: loaded, given what the spec adds, its head initialised, its locks applied.
+
+`build_structure` makes the same model on torch's meta device, without weights, data or a network: shapes, names and
+what trains are those of `build_model`, which goes the same way.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
-from dali_pipelines.loader import EvalLoader
 from dali_pipelines.manifest import Manifest
-from trainer import heads
+from trainer import adapters, additions, heads, tower_dropout
 from trainer.catalogue import is_timm_model
+from trainer.classifier_layout import is_own
 from trainer.errors import UnusableSpecError
-from trainer.evaluation.zero_shot import zero_shot_weights
 from trainer.export import clip_export_problem
-from trainer.models import (
-    ClassifierModel,
-    ClipModel,
-    clip_classifier,
-    image_projection,
-    load_clip,
-    load_timm_classifier,
-)
-from trainer.prompts import expand_templates
-from trainer.spec import JobSpec
+from trainer.freezing import freeze_matching, lock_tower, refuse_nothing_to_train
+from trainer.head_setup import init_head, with_classes, with_new_head
+from trainer.models import ClassifierModel, ClipModel, clip_classifier, load_clip, load_timm_classifier
+from trainer.objectives.fitting import fit_to_objective
+from trainer.spec import ImageTowerSpec, JobSpec, TextTowerSpec
+from trainer.stored_classifiers import read_classifier
 from trainer.throughput import forward_flops
-from trainer.timm_layout import classifier_export_problem
+from trainer.towers import extend, image_parameters, text_modules, text_parameters, text_tower
 
-_NORM_SAMPLES = 64  # images that set the temperature of a head made from text
+_Tower = tuple[
+    str, ImageTowerSpec | TextTowerSpec, nn.Module, dict[str, nn.Parameter], tuple[str, ...]
+]  # spec field, spec, module, parameters by their names within the tower, names of its submodules
 
 
-def build_model(spec: JobSpec, *, train: Manifest) -> ClipModel | ClassifierModel:
-    """The model that a job trains, with its head if it classifies `train`'s classes.
+def build_structure(spec: JobSpec, *, num_classes: int | None) -> ClipModel | ClassifierModel:
+    """The model that a job trains, on the meta device, with everything but weights and tokenizer.
+
+    Args:
+        spec: the job.
+        num_classes: classes of the head of a `classification` job; None for other objectives.
 
     Raises:
-        UnusableSpecError: it cannot be had, or what comes out of training could not be exported.
+        UnusableSpecError: there is no such model, what the spec adds does not fit it, or what comes out of training
+            could not be exported.
+        ValueError: a head without a number of classes.
     """
-    model = _load(spec, train=train)
+    if spec.objective.name == "classification" and num_classes is None:
+        raise ValueError("the objective `classification` has a head: give num_classes")
+    class_names = [str(label) for label in range(num_classes or 0)]  # nobody knows their names yet
+    model, _ = _assembled(spec, class_names=class_names, weights=False)
+    return _arranged(model, spec)
+
+
+def build_model(spec: JobSpec, *, train: Manifest, validation: Manifest | None = None) -> ClipModel | ClassifierModel:
+    """The model that a job trains, with its head if it classifies `train`'s classes.
+
+    Args:
+        spec: the job.
+        train: training data, whose classes the head has.
+        validation: held-out data, which may choose the strength of a probe behind the head.
+
+    Raises:
+        UnusableSpecError: it cannot be had, what the spec adds does not fit it, or what comes out of training could
+            not be exported.
+    """
+    model, clip = _assembled(spec, class_names=train.class_names, weights=True)
     if isinstance(model, ClassifierModel):
-        problem = classifier_export_problem(model.config)
-    else:
-        problem = clip_export_problem(model)
-    if problem:  # better now than after the last step
-        raise UnusableSpecError(f"model.name {model.name!r} could not be exported after training: {problem}")
-    return model
+        init_head(model, clip=clip, spec=spec, train=train, validation=validation)
+    return _arranged(model, spec)
 
 
 def apply_compute_options(spec: JobSpec, module: nn.Module) -> None:
@@ -69,44 +93,84 @@ def forward_flops_per_sample(model: ClipModel | ClassifierModel, *, device: torc
     return forward_flops(model.module, *inputs)
 
 
-def _load(spec: JobSpec, *, train: Manifest) -> ClipModel | ClassifierModel:
-    exif = spec.data.exif
+def _assembled(
+    spec: JobSpec, *, class_names: Sequence[str], weights: bool
+) -> tuple[ClipModel | ClassifierModel, ClipModel | None]:
+    """The model as it is named, with an untrained head where it classifies, and the image-text model behind that."""
+    model, exif = spec.model, spec.data.exif
     if spec.objective.name != "classification":
-        return load_clip(spec.model, exif=exif)
-    if is_timm_model(spec.model.name):
-        classifier = load_timm_classifier(spec.model, class_names=train.class_names, exif=exif)
-        heads.init_fresh_head(classifier.module.head)
-        return classifier
-    clip = load_clip(spec.model, exif=exif)
-    classifier = clip_classifier(clip, class_names=train.class_names)
-    if spec.objective.head == "fresh":
-        heads.init_fresh_head(classifier.module.head)
-    else:
-        _init_head_from_text(classifier, clip=clip, spec=spec, train=train)
-    return classifier
+        clip = load_clip(model, exif=exif, weights=weights)
+        if problem := clip_export_problem(clip):  # better now than after the last step
+            raise UnusableSpecError(f"model.name {model.name!r} could not be exported after training: {problem}")
+        return clip, None
+    if is_timm_model(model.name):
+        return _image_model(spec, class_names=class_names, weights=weights), None
+    clip = load_clip(model, exif=exif, weights=weights)
+    with torch.device("cpu" if weights else "meta"):
+        return clip_classifier(clip, class_names=class_names, features=spec.objective.features), clip
 
 
-@torch.no_grad()
-def _init_head_from_text(classifier: ClassifierModel, *, clip: ClipModel, spec: JobSpec, train: Manifest) -> None:
-    clip.module.eval()
-    class_weights = zero_shot_weights(
-        clip.module,
-        clip.tokenize,
-        train.class_names,
-        expand_templates(spec.data.templates),
-        device=torch.device("cpu"),
-    )
-    spread = np.linspace(0, len(train) - 1, min(_NORM_SAMPLES, len(train))).astype(int)  # over all classes
-    sample = train.select(spread)
-    loader = EvalLoader(sample, preprocess=clip.preprocess, batch_size=16, on_bad_sample=spec.data.on_bad_sample)
-    features = torch.cat([clip.module.encode_image(batch.images) for batch in loader])  # (N, D)
-    heads.init_zero_shot_head(
-        classifier.module.head,
-        class_weights_dc=class_weights,
-        projection_fd=image_projection(clip.module.visual),
-        logit_scale=clip.module.logit_scale.exp().item(),
-        feature_norm=features.norm(dim=-1).mean().item(),
-    )
+def _image_model(spec: JobSpec, *, class_names: Sequence[str], weights: bool) -> ClassifierModel:
+    """A model without a text tower: timm's, or an exported classifier."""
+    assert spec.objective.name == "classification"
+    model, features, exif = spec.model, spec.objective.features, spec.data.exif
+    if not model.name.startswith("local-dir:"):
+        return load_timm_classifier(model, class_names=class_names, features=features, exif=exif, weights=weights)
+    folder = Path(model.name.removeprefix("local-dir:"))
+    if spec.objective.head == "keep":
+        kept = read_classifier(folder, image_size=model.image_size, weights=weights)
+        return with_classes(kept, class_names, features=features)
+    if is_own(folder):
+        kept = read_classifier(folder, image_size=model.image_size, weights=weights)
+        return with_new_head(kept, class_names, features=features)
+    return load_timm_classifier(model, class_names=class_names, features=features, exif=exif, weights=weights)
+
+
+def _arranged(model: ClipModel | ClassifierModel, spec: JobSpec) -> ClipModel | ClassifierModel:
+    """Add what the spec asks for, and settle what trains."""
+    image = spec.model.image
+    visual = model.module.trunk if isinstance(model, ClassifierModel) else model.module.visual
+    tower_dropout.apply(visual, drop_path=image.drop_path, dropout=image.dropout)
+    if isinstance(model, ClipModel):
+        structure = model.module.logit_scale.is_meta
+        model = additions.added(
+            model, spec.model, unshifted_pooling="itra-prompt-pooling" in spec.compat, structure=structure
+        )
+    _lock_and_adapt(model, spec)
+    if isinstance(model, ClipModel):
+        model = fit_to_objective(model, objective=spec.objective)
+    freeze_matching(model.module, patterns=spec.model.freeze)
+    refuse_nothing_to_train(model.module)
+    return model
+
+
+def _lock_and_adapt(model: ClipModel | ClassifierModel, spec: JobSpec) -> None:
+    held: tuple[str, ...] = ()
+    for field, tower, module, parameters, submodules in _towers(model, spec):
+        frozen = tower.lock or tower.adapter is not None
+        lock_tower(parameters, locked=frozen, patterns=tower.lock_patterns, field=f"{field}.lock_patterns")
+        if tower.adapter is not None:
+            adapters.inject(module, tower.adapter, field=f"{field}.adapter", names=parameters)
+        held += submodules if tower.lock else ()
+    if held:
+        holder = model.module if isinstance(model, ClassifierModel) else extend(model.module)
+        holder.held_towers = held
+
+
+def _towers(model: ClipModel | ClassifierModel, spec: JobSpec) -> Iterator[_Tower]:
+    image, text, module = spec.model.image, spec.model.text, model.module
+    if isinstance(model, ClassifierModel):
+        yield "model.image", image, module.trunk, dict(module.trunk.named_parameters()), ("trunk",)
+        return
+    visual = _without_new_projection(image_parameters(module), "head." if image.tower is not None else None)
+    yield "model.image", image, module.visual, visual, ("visual",)
+    words = _without_new_projection(text_parameters(module), "proj." if text.tower is not None else None)
+    yield "model.text", text, text_tower(module), words, text_modules(module)
+
+
+def _without_new_projection(parameters: dict[str, nn.Parameter], prefix: str | None) -> dict[str, nn.Parameter]:
+    """What may be locked: a tower put in place of the model's own has a projection that nobody has trained yet."""
+    return {name: p for name, p in parameters.items() if prefix is None or not name.startswith(prefix)}
 
 
 def _checkpoint_activations(module: nn.Module) -> None:

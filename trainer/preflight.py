@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from dali_pipelines import validation
 from dali_pipelines.manifest import Manifest
+from dali_pipelines.sampler import draw_shots
 from dali_pipelines.sources import READERS, DataError
 from dali_pipelines.validation import BadSamplesError, ValidationReport
 from trainer.job_dir import DataProblem, JobDir, PreflightReport, write_json_atomically
@@ -29,13 +30,16 @@ def run(spec: JobSpec, *, job: JobDir) -> PreflightReport:
     for name, field, source in _sources(spec):
         try:
             manifests[name], report = _read(source, spec=spec, training=name == "train")
-            datasets[name] = {"hash": manifests[name].hash, **report.to_dict()}
+            datasets[name] = report.to_dict()
             problems += _remarks(report, field=field)
         except DataError as error:
             problems.append(DataProblem(field=f"{field}.{error.field}", message=str(error)))
             if isinstance(error, BadSamplesError):
                 datasets[name] = error.report.to_dict()
+    problems += _choose_shots(spec, manifests)
     problems += _problems_together(spec, manifests)
+    for name, manifest in manifests.items():
+        datasets[name] = {"hash": manifest.hash, **datasets[name]}
     for name, manifest in _aligned(manifests).items():
         job.manifest(name).parent.mkdir(parents=True, exist_ok=True)
         manifest.save(job.manifest(name))
@@ -60,8 +64,13 @@ def _read(source: DataSource, *, spec: JobSpec, training: bool) -> tuple[Manifes
         on_bad_sample=spec.data.on_bad_sample,
         exif=spec.data.exif,
         num_threads=spec.data.decoder.num_threads,
-        several_classes=training and spec.objective.name != "contrastive",
+        several_classes=training and _tells_classes_apart(spec),
     )
+
+
+def _tells_classes_apart(spec: JobSpec) -> bool:
+    by_class = spec.objective.name in ("classification", "class_prompts")
+    return by_class or getattr(spec.objective, "loss", None) == "cross_entropy"
 
 
 def read_source(
@@ -100,14 +109,31 @@ def _remarks(report: ValidationReport, *, field: str) -> list[DataProblem]:
     return remarks
 
 
+def _choose_shots(spec: JobSpec, manifests: dict[str, Manifest]) -> list[DataProblem]:
+    """Leave only `data.shots` images of each class in the training data, or say why that cannot be."""
+    train = manifests.get("train")
+    if spec.data.shots is None or train is None:
+        return []
+    if not train.class_names:
+        message = "few-shot training counts images by class, and the training data have no classes"
+        return [DataProblem(field="data.shots", message=f"data.shots {spec.data.shots}: {message}")]
+    try:
+        rows = draw_shots(train.labels, class_names=train.class_names, shots=spec.data.shots, seed=spec.seed)
+    except ValueError as error:
+        return [DataProblem(field="data.shots", message=f"data.shots: {error}")]
+    manifests["train"] = train.select(rows)
+    return []
+
+
 def _problems_together(spec: JobSpec, manifests: dict[str, Manifest]) -> list[DataProblem]:
     """What is wrong with data sets that are each fine alone."""
     train = manifests.get("train")
     if train is None:
         return []
     problems = []
-    if len(train) < spec.batch.global_size:
-        message = f"batch.global_size {spec.batch.global_size} is more than the {len(train)} training samples"
+    pass_length = spec.data.episode_size or len(train)
+    if pass_length < spec.batch.global_size:
+        message = f"batch.global_size {spec.batch.global_size} is more than the {pass_length} training samples"
         problems.append(DataProblem(field="batch.global_size", message=message))
     for name, manifest in manifests.items():
         strangers = sorted(set(manifest.class_names) - set(train.class_names))

@@ -122,6 +122,9 @@ def _problems_outside(spec: JobSpec, *, weights_dir: Path | None) -> list[SpecPr
     if problem := catalogue.check_model_name(name, weights_dir=weights_dir):
         return [SpecProblem(field="model.name", message=problem, value=name)]
     problems = []
+    teacher = getattr(spec.objective, "teacher", None)
+    if teacher is not None and (problem := catalogue.check_model_name(teacher.name, weights_dir=weights_dir)):
+        problems.append(SpecProblem(field="objective.teacher.name", message=problem, value=teacher.name))
     if catalogue.is_timm_model(name):
         found = spec_checks.problem_without_text_tower(spec)
         problems += [SpecProblem(field=found.field, message=found.message, value=found.value)] if found else []

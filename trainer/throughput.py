@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+_Item = TypeVar("_Item")
 
 # Dense bf16 peak in FLOP/s, by a part of the name that the driver reports (vendor data sheets).
 _PEAK_FLOPS = {
@@ -35,12 +38,13 @@ class ThroughputMeter:
         self._waited = 0.0
         self._started = time.perf_counter()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent inside is waiting for data."""
-        begin = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - begin
+    def waiting_for(self, items: Iterator[_Item], *, count: int) -> Iterator[_Item]:
+        """The next `count` of `items`; the time that each takes to come is waiting for data."""
+        for _ in range(count):
+            begin = time.perf_counter()
+            item = next(items)
+            self._waited += time.perf_counter() - begin
+            yield item
 
     @contextmanager
     def paused(self) -> Iterator[None]:

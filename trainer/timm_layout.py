@@ -11,10 +11,8 @@ Where the tower ends in a projection into the shared space, the projection and t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -23,8 +21,7 @@ from open_clip import CLIPVisionCfg
 from timm.models import byobnet, vision_transformer
 from torch import Tensor, nn
 
-from trainer.models import ClassifierModel, ModelError, load_timm_classifier, read_export
-from trainer.spec import ModelSpec
+from trainer.model_types import ClassifierModel
 
 _VIT_SIZES = {  # (patch, width, layers): part of the architecture's name; arguments say the rest
     (32, 768, 12): "base_patch32",
@@ -69,19 +66,6 @@ class _Counterpart:
             return timm.create_model(self.architecture, num_classes=num_classes, **self.model_args)
 
 
-def classifier_export_problem(config: Mapping[str, Any]) -> str | None:
-    """Why a classifier on this image tower cannot be exported for timm, or None. Known before training.
-
-    Args:
-        config: open_clip's model_cfg, or `{"architecture": ..., "model_args": ...}` of timm.
-    """
-    try:
-        _classifier_name(_counterpart(config).build(num_classes=2))
-    except NoCounterpartError as error:
-        return str(error)
-    return None
-
-
 def to_timm(model: ClassifierModel, state_dict: Mapping[str, Tensor]) -> TimmLayout:
     """Translate a classifier's whole weights (`trunk.*`, `head.*`).
 
@@ -90,7 +74,7 @@ def to_timm(model: ClassifierModel, state_dict: Mapping[str, Tensor]) -> TimmLay
     """
     counterpart = _counterpart(model.config)
     skeleton = counterpart.build(num_classes=len(model.class_names))
-    classifier = _classifier_name(skeleton)
+    classifier = classifier_name(skeleton)
     tower = {name.removeprefix("trunk."): t for name, t in state_dict.items() if name.startswith("trunk.")}
     if model.kind == "timm":
         weights = tower
@@ -104,29 +88,6 @@ def to_timm(model: ClassifierModel, state_dict: Mapping[str, Tensor]) -> TimmLay
     weights[f"{classifier}.bias"] = bias_c
     _check_shapes(weights, skeleton)
     return TimmLayout(_config(model, counterpart, skeleton), weights)
-
-
-def read_classifier(folder: Path) -> ClassifierModel:
-    """A classifier out of a folder in timm's layout, such as an export, with its trained head.
-
-    Raises:
-        ModelError: it is none, or says nothing about its classes.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ModelError(f"{folder} holds no classifier in timm's layout: {error}") from None
-    class_names = config.get("label_names") or config.get("pretrained_cfg", {}).get("label_names")
-    if not class_names:
-        raise ModelError(f"{folder}/config.json has no label_names: the classes of its classifier are unknown")
-    exif = read_export(folder).get("preprocess", {}).get("exif", "ignore")
-    whole = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    head = whole.get_submodule(_classifier_name(whole))
-    model = load_timm_classifier(ModelSpec(name=f"local-dir:{folder}"), class_names=class_names, exif=exif)
-    with torch.no_grad():
-        model.module.head.weight.copy_(head.weight.flatten(1))
-        model.module.head.bias.copy_(head.bias)
-    return model
 
 
 def _counterpart(config: Mapping[str, Any]) -> _Counterpart:
@@ -238,7 +199,7 @@ def _fold(
     return weight_cf.to(weight_cd.dtype), bias_c
 
 
-def _classifier_name(skeleton: nn.Module) -> str:
+def classifier_name(skeleton: nn.Module) -> str:
     """Name of the last layer inside a timm model."""
     classifier = skeleton.get_classifier()
     if isinstance(classifier, (nn.Linear, nn.Conv2d)):

@@ -40,7 +40,7 @@ def read_logit_scale(engine: Any) -> float | None:
 
 def _saved_buffers(module: torch.nn.Module) -> dict[str, Tensor]:
     saved = module.state_dict(keep_vars=True)
-    return {name: buffer for name, buffer in module.named_buffers() if name in saved}
+    return {name: buffer for name, buffer in module.named_buffers(remove_duplicate=False) if name in saved}
 
 
 def _master(parameter: torch.nn.Parameter) -> Tensor:

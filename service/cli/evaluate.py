@@ -25,6 +25,60 @@ def evaluate(
         list[str] | None,
         typer.Option("--data", metavar="[NAME=]PATH", help="Image folder, CSV or TSV file; can be repeated."),
     ] = None,
+    domains: Annotated[
+        Path | None,
+        typer.Option("--domains", metavar="ROOT", help="Folder of domains, each a folder of class folders."),
+    ] = None,
+    in_distribution: Annotated[
+        str | None,
+        typer.Option(
+            "--in-distribution", metavar="NAME", help="The data set that the others are shifted from: adds their table."
+        ),
+    ] = None,
+    limit_per_class: Annotated[
+        int | None, typer.Option("--limit-per-class", min=1, help="Only the first N images of each class of folders.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="zero_shot, retrieval, classification, linear_probe, knn, separated by commas; by default what model"
+            " and data allow of the first three.",
+        ),
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option("--train-data", metavar="PATH", help="Labelled images that linear_probe and knn learn from."),
+    ] = None,
+    probe_c: Annotated[
+        float | None,
+        typer.Option("--probe-c", help="Linear probe: inverse strength of its L2 penalty. [default: 0.316]"),
+    ] = None,
+    knn_k: Annotated[
+        int | None, typer.Option("--knn-k", min=1, help="Nearest neighbours that vote. [default: 20]")
+    ] = None,
+    knn_temperature: Annotated[
+        float | None,
+        typer.Option("--knn-temperature", help="A neighbour of cosine s votes with exp(s / this). [default: 0.07]"),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Zero-shot: file of all class names to predict among.")
+    ] = None,
+    class_subset: Annotated[
+        str | None,
+        typer.Option(
+            "--class-subset",
+            help="Measure only these classes: a file, names separated by commas, or data for those of the data set.",
+        ),
+    ] = None,
+    predict_over: Annotated[
+        str | None,
+        typer.Option("--predict-over", help="With --class-subset: predict among subset or all. [default: subset]"),
+    ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option("--tta", help="Test-time augmentation: none, flip, five_crop or ten_crop. [default: none]"),
+    ] = None,
     spec: Annotated[
         Path | None, typer.Option("--spec", help="Job spec: its model, data, templates and EXIF rule.")
     ] = None,
@@ -48,16 +102,51 @@ def evaluate(
     ] = None,
     num_threads: Annotated[int | None, typer.Option("--num-threads", min=1, help="Decoder threads a device.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder for results.json.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Folder for tables as JSON, CSV, Markdown, PNG, and for figures.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="CSV file for a row an image: label, prediction, confidence.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Classes an image in --predictions. [default: 5]")
+    ] = None,
+    export_features: Annotated[
+        Path | None,
+        typer.Option("--export-features", help=".npz or .csv file for image features; a file a data set."),
+    ] = None,
+    export_text_embeddings: Annotated[
+        Path | None,
+        typer.Option("--export-text-embeddings", help=".npz or .safetensors file for class embeddings."),
+    ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also print each class's accuracy.")] = False,
     devices: Annotated[
         int | None, typer.Option("--devices", min=1, help="GPUs or processes. [default: all GPUs, or one process]")
     ] = None,
     json: JsonOption = False,
 ) -> int:
-    """Evaluate a model on data sets: zero-shot, classification or retrieval, by what the model and the data are."""
+    """Evaluate a model on data sets: zero-shot, classification or retrieval, by what the model and the data are; by a
+    linear probe or nearest neighbours, if --tasks says so."""
     options: dict[str, Any] = {
         "--model": model,
         "--spec": spec,
+        "--domains": domains,
+        "--in-distribution": in_distribution,
+        "--limit-per-class": limit_per_class,
+        "--tasks": tasks,
+        "--train-data": train_data,
+        "--probe-c": probe_c,
+        "--knn-k": knn_k,
+        "--knn-temperature": knn_temperature,
+        "--classes": classes,
+        "--class-subset": class_subset,
+        "--predict-over": predict_over,
+        "--tta": tta,
+        "--report": report,
+        "--predictions": predictions,
+        "--top-k": top_k,
+        "--export-features": export_features,
+        "--export-text-embeddings": export_text_embeddings,
         "--class-names": class_names,
         "--image-size": image_size,
         "--batch-size": batch_size,

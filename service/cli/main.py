@@ -9,7 +9,23 @@ from typing import Annotated
 
 import typer
 
-from service.cli import demo, evaluate, exits, jobs, models, predict, recipes, serve, train
+from service.cli import (
+    ask,
+    demo,
+    evaluate,
+    exits,
+    interpolate,
+    jobs,
+    models,
+    plan,
+    predict,
+    prompts,
+    recipes,
+    serve,
+    sweep,
+    train,
+    transfer,
+)
 
 app = typer.Typer(
     name="attune",
@@ -21,11 +37,19 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("interpolate")(interpolate.interpolate)
+app.command("fisher")(interpolate.fisher)
+app.command("classify")(ask.classify)
+app.command("features")(ask.features)
+app.command("transfer")(transfer.transfer)
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(sweep.app, name="sweep")
+app.add_typer(prompts.app, name="prompts")
 
 
 def _print_version(wanted: bool) -> None:

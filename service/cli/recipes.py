@@ -36,10 +36,26 @@ def show(name: Annotated[str, typer.Argument(help="The recipe's name.")], json: 
     if json:
         print_json({**_about(recipe), "spec": spec})
         return
-    print_fields(_about(recipe))
-    console.print()
-    console.out(yaml.safe_dump(spec, sort_keys=False), end="", highlight=False)
+    _print_recipe(recipe)
+    console.out(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), end="", highlight=False)
+
+
+def _print_recipe(recipe: Recipe) -> None:
+    about = _about(recipe)
+    notes, command, data = about.pop("notes"), about.pop("command"), recipe.dataset
+    if data is not None:
+        classes = f", {data.num_classes} classes" if data.num_classes else ""
+        about["dataset"] = f"{data.name}: {data.num_train:,} samples{classes}; devices in the source: {data.devices}"
+    print_fields(about)
+    if notes:
+        console.print("\n[bold]notes[/bold]")
+        for note in notes:
+            console.print(f"- {note}", markup=False)
+    console.print("\n[bold]command[/bold]")
+    console.print(command, markup=False, soft_wrap=True)
+    console.print("\n[bold]spec[/bold]")
 
 
 def _about(recipe: Recipe) -> dict[str, Any]:
+    """Everything but the spec."""
     return {name: value for name, value in asdict(recipe).items() if name != "build"}

@@ -43,8 +43,7 @@ def train(
     job = JobDir((job_dir or Path("jobs") / time.strftime("%Y%m%d-%H%M%S")).resolve())
     given = spec_from_options(spec, recipe, changes) if spec or recipe or changes else None
     settled = _settle(job, given, resume=resume)
-    number = max((attempt.number for attempt in job.attempts()), default=0) + 1
-    ended, stop_requested = _run(job, settled, number=number, resume=resume, json=json)
+    ended, stop_requested = run_job(job, settled, resume=resume, output_to_stderr=json)
     return _conclude(job, ended, stop_requested=stop_requested, json=json)
 
 
@@ -60,12 +59,17 @@ def _settle(job: JobDir, given: JobSpec | None, *, resume: bool) -> JobSpec:
     return spec
 
 
-def _run(job: JobDir, spec: JobSpec, *, number: int, resume: bool, json: bool) -> tuple[ExitRecord | None, bool]:
-    """Run one attempt; returns what its exit.json says, and whether it was asked to stop."""
+def run_job(job: JobDir, spec: JobSpec, *, resume: bool, output_to_stderr: bool) -> tuple[ExitRecord | None, bool]:
+    """Run one more attempt; returns what its exit.json says, and whether it was asked to stop.
+
+    Raises:
+        CommandError: this machine has not the devices that the spec wants.
+    """
     # Not at the top: NVML and DeepSpeed's whereabouts matter to this command alone.
     from service.launchers.base import Run
     from service.launchers.local import LocalLauncher, free_port, launcher_command, trainer_script
 
+    number = max((attempt.number for attempt in job.attempts()), default=0) + 1
     num_devices = spec.parallel.devices
     launcher = LocalLauncher(cpu_slots=num_devices if isinstance(num_devices, int) else 1)
     capacity = launcher.capacity()
@@ -78,7 +82,7 @@ def _run(job: JobDir, spec: JobSpec, *, number: int, resume: bool, json: bool) -
     command = [*where, "--log_level", "error", *script, *(["--resume"] if resume else [])]
     foreground = ForegroundRun(command, tag=f"{job.path}/{number}", environment=launcher.environment(run))
     attempt = job.attempt(number)
-    foreground.run(ranks=lambda: _living_ranks(attempt), output_to_stderr=json)
+    foreground.run(ranks=lambda: _living_ranks(attempt), output_to_stderr=output_to_stderr)
     return attempt.read_exit(), foreground.stop_requested
 
 

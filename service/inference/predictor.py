@@ -1,7 +1,8 @@
 """A loaded model that answers questions about images and texts. The one part of the service that imports torch.
 
-It reads an export folder in open_clip's layout (zero-shot questions, features) or timm's (its own classes), with what
-`attune.json` adds. Pixels take the road that they take in training and evaluation: `dali_pipelines`.
+It reads an export folder in open_clip's layout (zero-shot questions, features), timm's or Attune's own (its own
+classes), with what `attune.json` adds. Pixels take the road that they take in training and evaluation:
+`dali_pipelines`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from dali_pipelines.images import DecodeError, ImageDecoder
 from dali_pipelines.transforms import Preprocess
 from service.inference.protocol import Answer, Head, Problem, Question, Timings
+from trainer import classifier_layout
 from trainer.evaluation.features import image_features, text_features
 from trainer.evaluation.zero_shot import zero_shot_weights
 from trainer.models import ModelError, load_clip, read_export
@@ -150,7 +152,7 @@ class ClipTowers:
 
 
 class ClassifierTower:
-    """A classifier in timm's layout."""
+    """A classifier in timm's layout or Attune's own."""
 
     def __init__(self, folder: Path, described: dict[str, Any], device: torch.device) -> None:
         if not described.get("class_names") or not described.get("preprocess"):
@@ -159,7 +161,7 @@ class ClassifierTower:
             )
         self.preprocess = _preprocess_in(described)
         self._class_names = tuple(described["class_names"])
-        self._module = timm.create_model(f"local-dir:{folder}", pretrained=True).to(device).eval()
+        self._module = _classifier_in(folder).to(device).eval()
         self._device = device
 
     def forward(self, images: Tensor) -> Tensor:
@@ -222,6 +224,13 @@ def top_predictions(logits: Tensor, class_names: Sequence[str], top_k: int) -> l
         [[class_names[index], index, probability] for index, probability in zip(indices, values, strict=True)]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def _classifier_in(folder: Path) -> nn.Module:
+    if classifier_layout.is_own(folder):
+        return classifier_layout.read(folder).module
+    module: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return module
 
 
 def _autocast(device: torch.device) -> torch.autocast:

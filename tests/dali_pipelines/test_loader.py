@@ -288,3 +288,23 @@ def test_what_preflight_imports_stays_light():
     imports = "; ".join(f"import dali_pipelines.{module}" for module in modules)
     code = f"{imports}; import sys; assert not {{'torch', 'nvidia.dali'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batches_know_their_step_and_have_a_draw_of_their_own(manifest):
+    batches = take(train_loader(manifest, micro_size=2), 12)
+    assert [batch.step for batch in batches] == [0] * 4 + [1] * 4 + [2] * 4
+    assert len({batch.mix_draw for batch in batches}) == 12
+    resumed = take(train_loader(manifest, micro_size=2, start_step=2), 4)
+    assert [(batch.step, batch.mix_draw) for batch in resumed] == [(b.step, b.mix_draw) for b in batches[8:]]
+
+
+def test_a_continued_stream_has_batches_across_the_end_of_the_data(manifest):
+    sampler = Sampler(len(manifest), seed=5, epoch_end="continue")
+    options = {"preprocess": PREPROCESS, "augment": EVERYTHING, "num_threads": 2, "sampler": sampler}
+    common = {**options, "global_size": len(manifest) - 1, "micro_size": len(manifest) - 1}
+    batches = take(TrainLoader(manifest, **common), 3)
+    rows = np.concatenate([batch.rows for batch in batches])
+    assert sorted(rows[: len(manifest)]) == list(range(len(manifest)))
+    resumed = take(TrainLoader(manifest, **common, start_step=1), 2)
+    for one, other in zip(batches[1:], resumed, strict=True):
+        assert_equal(one, other)

@@ -199,6 +199,16 @@ def test_logs_are_read_and_followed(client, service):
 
 def test_recipes_are_listed_and_shown(client):
     assert {recipe["id"] for recipe in client.recipes()} >= {"flyp", "contrastive"}
+    shown = client.recipe("itra-coco-rn50-partial")
+    assert shown["dataset"] == {
+        "name": "MS-COCO Captions 2017",
+        "num_train": 118_287,
+        "num_classes": None,
+        "devices": 8,
+    }
+    assert shown["spec"]["model"]["image"]["lock_patterns"] == ["!attnpool", "!layer4"]
+    assert "76.02" in shown["published"]
+    assert shown["notes"]
     assert client.recipe("flyp")["spec"]["objective"]["name"] == "class_prompts"
     with pytest.raises(NotFound, match="Did you mean flyp"):
         client.recipe("flip")

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
 import trainer
 from trainer import events
 from trainer.job_dir import JobDir
+from trainer.preflight import read_source
+from trainer.spec import ImageFolderSource
 
 RUN = Path(trainer.__file__).with_name("run.py")
 
@@ -91,6 +94,19 @@ class Launch:
         for process in self.members():
             process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def digits_manifest(digits):
+    """The training digits, listed and checked."""
+    source = ImageFolderSource(path=str(digits / "train"))
+    return read_source(source, on_bad_sample="fail", exif="ignore", num_threads=1)[0]
+
+
+@pytest.fixture
+def digit_images():
+    """Normalised pixels (4, 3, 32, 32) of noise."""
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_the_policy_keeps_the_latest_and_the_best(tmp_path):
     assert kept(keep_latest=2, keep_best=2) == [2, 3, 4, 5]
     assert kept(keep_latest=1, keep_best=0) == [5]
     assert checkpoint.best(job, metric="validation/top1") == names[1]
-    assert checkpoint.best(job, metric="validation/none") is None
+    assert checkpoint.best(job, metric="validation/top5") is None
 
 
 def test_the_later_of_equals_is_the_best(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from PIL import Image
 
 from trainer import evaluate
+from trainer.errors import UnusableSpecError
 from trainer.evaluation import command
 from trainer.export import export_classifier, export_clip
 from trainer.model_card import ModelCard
@@ -108,8 +110,10 @@ def test_deepspeed_ranks_find_the_same(exports, pictures, tmp_path):
     assert together.returncode == 0, together.stderr
     assert run(*arguments, tmp_path / "one").returncode == 0
     one, two = ((tmp_path / name / "results.json").read_text() for name in ("one", "two"))
-    assert one == two
-    assert json.loads(one)["results"][0]["num_samples"] == 7
+    (alone,), (shared,) = (json.loads(text)["results"] for text in (one, two))
+    assert alone["metrics"] == pytest.approx(shared["metrics"], abs=1e-5)
+    assert alone["per_class"] == shared["per_class"]
+    assert shared["num_samples"] == 7
     assert together.stdout.count("mean_per_class") == 1
 
 
@@ -143,6 +147,9 @@ def in_process(monkeypatch):
     return call
 
 
+MODEL = ("--model", "attune-tiny-32", "--data", "DATA")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -158,10 +165,35 @@ def in_process(monkeypatch):
         (["--model", "attune-tiny-32", "--data", "DATA", "--data", "DATA"], "two data sets are called 'pictures'"),
         (["--model", "attune-tiny-32", "--data", "DATA", "--class-names", "/no/file"], "cannot be read"),
         (["--spec", "/no/spec.yaml"], "cannot read /no/spec.yaml"),
+        (
+            ["--model", "CLASSIFIER", "--data", "DATA", "--classes", "NAMES"],
+            "--classes would change nothing: only class",
+        ),
+        ([*MODEL, "--tasks", "zero_shot,guess"], "--tasks names guess; there are zero_shot, classification"),
+        ([*MODEL, "--tasks", "knn"], "--tasks knn learns from data; name them with --train-data"),
+        ([*MODEL, "--tasks", "retrieval"], "--tasks retrieval cannot be measured: an image-text model and these data"),
+        ([*MODEL, "--tasks", "knn", "--train-data", "DATA"], "k = 20 needs as many training images, got 7"),
+        ([*MODEL, "--train-data", "DATA"], "--train-data says something only together with --tasks with"),
+        ([*MODEL, "--probe-c", "1"], "--probe-c says something only together with --tasks with linear_probe"),
+        ([*MODEL, "--predict-over", "all"], "--predict-over says something only together with --class-subset"),
+        ([*MODEL, "--top-k", "3"], "--top-k says something only together with --predictions"),
+        ([*MODEL, "--class-subset", "n01,n07"], "the class subset names 'n07'; the classes are 'n01', 'n02'"),
+        ([*MODEL, "--classes", "/no/file.txt"], "--classes '/no/file.txt' cannot be read"),
+        ([*MODEL, "--in-distribution", "photo"], "--in-distribution is 'photo'; name one of two or more data sets"),
+        ([*MODEL, "--domains", "DATA"], "name data with --data or with --domains, not with both"),
+        (["--model", "attune-tiny-32", "--domains", "/no/where"], "--domains '/no/where' must be a folder with"),
+        ([*MODEL, "--predictions", "list.txt"], "--predictions 'list.txt' must end in .csv"),
+        ([*MODEL, "--export-features", "f.pt"], "--export-features 'f.pt' must end in .npz or .csv"),
+        (
+            ["--model", "CLASSIFIER", "--data", "DATA", "--tasks", "zero_shot"],
+            "a classifier and these data allow classification",
+        ),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(in_process, pictures, capsys, arguments, says):
-    assert in_process(*(argument.replace("DATA", str(pictures)) for argument in arguments)) == 2
+def test_mistakes_are_one_line_and_exit_code_2(in_process, exports, pictures, capsys, arguments, says):
+    (exports / "names.txt").write_text("cat\ndog\n")
+    places = {"CLASSIFIER": f"local-dir:{exports / 'classifier'}", "NAMES": str(exports / "names.txt")}
+    assert in_process(*(places.get(word, word.replace("DATA", str(pictures))) for word in arguments)) == 2
     printed = capsys.readouterr()
     assert says in printed.err
     assert printed.err.startswith("error: ")
@@ -182,11 +214,75 @@ def test_a_wrong_number_of_names_is_refused(in_process, pictures, tmp_path, caps
     assert "lists 3 names, but data set 'pictures' has 2 classes: n01, n02" in capsys.readouterr().err
 
 
+def test_a_training_set_of_the_job_is_learned_from(tmp_path):
+    path = tmp_path / "job.yaml"
+    data = {"train": "images", "validation": "held-out"}
+    path.write_text(yaml.safe_dump({"model": "ViT-B-32", "recipe": "flyp", "data": data}))
+    request = settled("--spec", path, "--tasks", "linear-probe,knn", "--knn-k", 5)
+    assert request.train.path == "images"
+    assert request.protocol.tasks == ("linear_probe", "knn")
+    assert (request.protocol.neighbours, request.protocol.probe_c) == (5, 0.316)
+
+
+def test_each_folder_below_the_root_is_a_domain(tmp_path):
+    for name in ("photo", "sketch"):
+        (tmp_path / "domains" / name).mkdir(parents=True)
+    (tmp_path / "domains" / "README.md").write_text("not a domain")
+    request = settled(
+        "--model", "attune-tiny-32", "--domains", tmp_path / "domains", "--in-distribution", "photo",
+        "--limit-per-class", 2,
+    )  # fmt: skip
+    assert list(request.data) == ["photo", "sketch"]
+    assert {source.limit_per_class for source in request.data.values()} == {2}
+    assert request.in_distribution == "photo"
+
+
+def test_class_lists_come_from_files_or_the_command_line(pictures, tmp_path):
+    (tmp_path / "names.txt").write_text("n02\nn01\nother\n")
+    base = ("--model", "attune-tiny-32", "--data", pictures)
+    request = settled(*base, "--classes", tmp_path / "names.txt", "--class-subset", "n01, n02")
+    assert request.protocol.classes == ("n02", "n01", "other")
+    assert request.protocol.class_subset == ("n01", "n02")
+    assert request.protocol.predict_over == "subset"
+    filed = settled(*base, "--class-subset", tmp_path / "names.txt", "--predict-over", "all").protocol
+    assert (filed.class_subset, filed.predict_over) == (("n02", "n01", "other"), "all")
+    assert settled(*base, "--class-subset", "data").protocol.class_subset == "data"
+    (tmp_path / "names.txt").write_text("n01\nn01\n")
+    with pytest.raises(UnusableSpecError, match="names n01 more than once"):
+        settled(*base, "--classes", tmp_path / "names.txt")
+
+
+def test_a_report_holds_everything(in_process, exports, pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "domains" / "photo")
+    shutil.copytree(pictures, tmp_path / "domains" / "sketch")
+    report = tmp_path / "report"
+    code = in_process(
+        "--model", f"local-dir:{exports / 'clip'}", "--domains", tmp_path / "domains", "--in-distribution", "photo",
+        "--tasks", "zero_shot,linear_probe,knn", "--train-data", pictures, "--knn-k", 3, "--tta", "flip",
+        "--report", report, "--predictions", report / "predictions.csv", "--top-k", 2,
+        "--export-features", report / "features.csv", "--export-text-embeddings", report / "text.npz",
+    )  # fmt: skip
+    assert code == 0, capsys.readouterr().err
+    document = json.loads((report / "results.json").read_text())
+    assert document["tta"] == "flip"
+    assert document["knn"] == {"k": 3, "temperature": 0.07}
+    assert [row["kind"] for row in document["shift"]["shift"]] == ["in distribution", "shifted", "mean", "gap"]
+    assert document["shift"]["shift"][-1]["knn"] == 0.0  # both domains are the same pictures
+    assert len(list(csv.reader((report / "predictions.csv").open()))) == 1 + 2 * 3 * 7
+    expected = {"results", "shift", "shift-knn", "domains-knn", "reliability-photo-zero_shot", "confusion-sketch-knn"}
+    assert expected <= {path.stem for path in report.glob("*.png")}
+    assert {"features-photo.csv", "features-sketch.csv", "text.npz"} <= {path.name for path in report.iterdir()}
+    assert "all shifted" in capsys.readouterr().out
+
+
 def test_bad_numbers_are_refused_at_once(capsys):
     with pytest.raises(SystemExit) as stopped:
         evaluate.parse_arguments(["--batch-size", "0"])
     assert stopped.value.code == 2
     assert "--batch-size is 0; give at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.parse_arguments(["--probe-c", "0"])
+    assert "--probe-c is 0.0; give a number above 0" in capsys.readouterr().err
 
 
 def test_class_names_come_from_the_file_then_the_export_then_the_folder(exports, pictures, tmp_path):

@@ -12,8 +12,8 @@ def test_pauses_do_not_count_and_waiting_does():
     with meter.paused():
         time.sleep(0.5)
     resumed = time.perf_counter()
-    with meter.waiting():
-        time.sleep(0.1)
+    slow = iter(lambda: time.sleep(0.05), "never")
+    assert list(meter.waiting_for(slow, count=2)) == [None, None]
     waited = time.perf_counter() - resumed
     time.sleep(0.1)
     meter.count_step()

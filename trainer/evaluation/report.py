@@ -1,71 +1,79 @@
-"""What an evaluation found, as a record, as JSON and as one table for Markdown and terminals."""
+"""A report folder: every table as JSON, CSV, Markdown and PNG, and the figures beside them.
+
+results.json        the document, and each table's rows by its name
+NAME.csv            a file a table; the first is called `results`
+results.md          all tables under their titles, and the figures
+NAME.png            a picture a table and figure
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-Task = Literal["zero_shot", "classification", "retrieval"]
-MAIN_METRIC: dict[Task, str] = {"zero_shot": "top1", "classification": "top1", "retrieval": "mean_recall"}
+from trainer.evaluation.tables import Table
+from trainer.job_dir import write_json_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Result:
-    """One data set's result. Metrics are fractions from 0 to 1."""
-
-    dataset: str
-    task: Task
-    num_samples: int
-    """Images that counted."""
-    metrics: dict[str, float]
-    per_class: list[dict[str, Any]] = field(default_factory=list)
-    """For classification a row a class: name, num_samples, accuracy (None without samples)."""
-
-    @property
-    def main_metric(self) -> float:
-        """The metric that ranks models on this task."""
-        return self.metrics[MAIN_METRIC[self.task]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return asdict(self)
+DOTS_PER_INCH = 150
 
 
-@dataclass(frozen=True)
-class Table:
-    """Column heads and rows of text, for Markdown or a terminal."""
+def write_report(
+    folder: Path,
+    *,
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Figure] | None = None,
+    document: Mapping[str, Any] | None = None,
+    title: str = "Results",
+    drawn: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write the tables and figures into `folder` and return the files.
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    Args:
+        folder: made if it is missing; files of the same names are replaced.
+        tables: by file name without an ending; the one called `results` is the main one.
+        figures: by file name without an ending, not one of the tables' names.
+        document: what `results.json` says beside the tables; by default nothing.
+        title: heading of `results.md`.
+        drawn: names of the tables to draw as pictures; by default all.
 
-    def to_markdown(self) -> str:
-        """A pipe table; numbers to the right."""
-        rule = ["---", *("---:" for _ in self.columns[1:])]
-        lines = [self.columns, rule, *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    Raises:
+        ValueError: a figure and a table have the same name.
+    """
+    from trainer.evaluation.figures import table_figure
+
+    figures = dict(figures or {})
+    if both := sorted(set(figures) & set(tables)):
+        raise ValueError(f"figures and tables are both called {', '.join(both)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {name: table.to_json() for name, table in tables.items()}
+    write_json_atomically(folder / "results.json", {**(document or {}), "tables": rows})
+    files = [folder / "results.json"]
+    for name, table in tables.items():
+        files.append(_write_text(folder / f"{name}.csv", table.to_csv()))
+        if drawn is None or name in drawn:
+            files.append(_write_figure(folder / f"{name}.png", table_figure(table)))
+    for name, figure in figures.items():
+        files.append(_write_figure(folder / f"{name}.png", figure))
+    files.append(_write_text(folder / "results.md", _markdown(tables, figures, title)))
+    return files
 
 
-def metrics_table(results: Sequence[Result]) -> Table:
-    """A row a data set and metric, in percent."""
-    rows = [
-        (result.dataset, result.task, metric, _percent(value), str(result.num_samples))
-        for result in results
-        for metric, value in result.metrics.items()
-    ]
-    return Table(("data set", "task", "metric", "%", "images"), tuple(rows))
+def _markdown(tables: Mapping[str, Table], figures: Mapping[str, Figure], title: str) -> str:
+    parts = [f"# {title}"]
+    parts += [f"## {table.title or name}\n\n{table.to_markdown()}" for name, table in tables.items()]
+    parts += [f"![{name.replace('-', ' ')}]({name}.png)" for name in figures]
+    return "\n\n".join(parts) + "\n"
 
 
-def per_class_table(result: Result) -> Table:
-    """A row a class, in percent; classes without samples show a dash."""
-    rows = [(row["name"], _percent(row["accuracy"]), str(row["num_samples"])) for row in result.per_class]
-    return Table(("class", "top-1 %", "images"), tuple(rows))
+def _write_text(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
-def flat_metrics(results: Sequence[Result]) -> dict[str, float]:
-    """`DATASET/METRIC` -> value, as checkpoints and model cards name them."""
-    return {f"{result.dataset}/{metric}": value for result in results for metric, value in result.metrics.items()}
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
+def _write_figure(path: Path, figure: Figure) -> Path:
+    figure.savefig(path, dpi=DOTS_PER_INCH, bbox_inches="tight", facecolor="white")
+    return path

@@ -105,7 +105,8 @@ class AugmentationSpec(Section):
     random_erasing: Fraction = 0.0
     """Probability of replacing one rectangle (2 to 33 % of the area) with per-pixel noise, after normalisation."""
     mixup: NonNegativeFloat = 0.0
-    """Alpha of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it off. For `classification`."""
+    """Alpha of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it off. For `classification`. A
+    micro-batch is mixed with itself in reverse order, by one share for all, as in timm's `batch` mode."""
     cutmix: NonNegativeFloat = 0.0
     """Alpha of CutMix's Beta distribution (https://arxiv.org/abs/1905.04899); 0 turns it off. For `classification`."""
     mix_probability: Fraction = 1.0
@@ -137,15 +138,17 @@ class DataSpec(Section):
     templates: Strings = ("a photo of a {}.",)
     """Prompt templates, each with one `{}` for the class name; or the name of one published set (`imagenet`, ...)."""
     shots: PositiveInt | None = None
-    """Few-shot: train on this many images of each class, drawn by `seed`; a class with fewer is an error."""
+    """Few-shot: train on this many images of each class, drawn by `seed`; a class with fewer is an error. What is drawn
+    counts as the training data from there on."""
     episode_size: PositiveInt | None = None
-    """Train each epoch on this many samples drawn with replacement, so that an epoch has a length of one's choice."""
+    """Train each epoch on this many samples drawn with replacement, so that an epoch has a length of one's choice (see
+    `itra-episode-rows` in `compat`)."""
     epoch_end: Literal["drop", "continue"] = "drop"
     """What becomes of samples that fill no whole batch. `drop`: an epoch is floor(N / batch) steps. `continue`: it
     counts ceil(N / batch) steps, and the order runs on into the next epoch (as in FLYP and ITRA)."""
     long_texts: Literal["truncate", "refuse"] = "truncate"
-    """What to do with texts longer than the text tower's context: cut them, with a warning that counts them, or refuse
-    the job."""
+    """What to do with captions and prompts longer than the text tower's context: cut them, with a warning that counts
+    them, or refuse the job. They are counted when its first attempt begins; not for `classification`."""
     exif: Literal["ignore", "apply"] = "ignore"
     """Whether an image's EXIF orientation is applied. CLIP's reference preprocessing ignores it."""
     on_bad_sample: Literal["fail", "skip"] = "fail"

@@ -13,15 +13,18 @@ from trainer.spec.model import ModelSpec
 class _PairObjective(Section):
     loss: Literal["info_nce", "siglip", "cross_entropy"] = "info_nce"
     """`info_nce`: symmetric cross-entropy over the batch (https://arxiv.org/abs/2103.00020); `siglip`: a sigmoid for
-    each pair (https://arxiv.org/abs/2303.15343); `cross_entropy`: images against the texts of all classes, one template
-    drawn for each class and step (FLYP's `ce_ablation`, ITRA's CrossEntropy); it needs class names."""
+    each pair (https://arxiv.org/abs/2303.15343), with a logit bias that starts at -10 where the model has none;
+    `cross_entropy`: images against the texts of all classes, one template drawn for each class and step (FLYP's
+    `ce_ablation`, ITRA's CrossEntropy); it needs class names."""
     same_class: Literal["negative", "positive", "ignore"] = "negative"
-    """What another sample of the same class (or with the same caption) in the batch is: `negative`, as FLYP and CLIP
-    were trained; `positive`, with the target spread over all of them, which is UniCL (https://arxiv.org/abs/2204.03610);
-    `ignore` leaves it out of the denominator."""
+    """What another sample of the same class (where the data have no classes: with the same caption or image) in the
+    batch is: `negative`, as FLYP and CLIP were trained; `positive`, with the target spread over all of them, which is
+    UniCL (https://arxiv.org/abs/2204.03610); `ignore` leaves it out of the denominator. Where there are classes, a
+    sample without one is the same as itself only."""
     feature_cache: bool = False
     """Contrast the whole global batch, whatever the micro-batch: features are computed once without gradients, and
-    again with the gradient of each (GradCache, https://arxiv.org/abs/2101.06983). Costs one more forward pass."""
+    again with the gradient of each (GradCache, https://arxiv.org/abs/2101.06983). Costs one more forward pass, and
+    memory for the images of a device's share of the global batch."""
     gather_gradient: bool = True
     """Whether gradients flow into the features that other ranks contributed, as one large batch would have it; False is
     ITRA's default and cheaper."""
@@ -56,16 +59,18 @@ class ProbeSpec(Section):
     max_iterations: PositiveInt = 200
     """Most iterations for each."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the training data that chooses C where there are no validation data."""
+    """Share of each class of the training data that chooses C where there are no validation data; all of them then make
+    the probe."""
 
 
 class ClassificationObjective(Section):
     """Cross-entropy of a linear head on the image tower's features."""
 
     name: Literal["classification"] = "classification"
-    head: Literal["zero_shot", "fresh", "probe"] = "zero_shot"
+    head: Literal["zero_shot", "fresh", "probe", "keep"] = "zero_shot"
     """`zero_shot`: the head starts from the text tower's class embeddings; `fresh`: small random weights; `probe`: from
-    a linear probe (LP-FT)."""
+    a linear probe (LP-FT); `keep`: the trained head of the classifier that `model.name` is an export of, whose classes
+    must be those of the training data (FT-CLIP's second step)."""
     features: Literal["pooled", "mean_patches", "projected"] = "pooled"
     """What the head sees. `pooled`: the tower's output before CLIP's projection. `mean_patches`: the mean of the patch
     tokens through a fresh layer norm, without the class token (FT-CLIP). `projected`: the unit-norm embedding in the
@@ -98,20 +103,30 @@ class DistillationObjective(Section):
         "dino",
         "proto_cpc",
     ] = "simreg"
-    """How student and teacher embeddings are compared."""
+    """How student and teacher embeddings are compared. `simreg` (https://arxiv.org/abs/2201.05131), also as L1 and
+    smooth L1; `vicreg` (https://arxiv.org/abs/2105.04906); `barlow_twins` (https://arxiv.org/abs/2103.03230); `rkd`,
+    over the pairs and triples of a micro-batch (https://arxiv.org/abs/1904.05068); CompRess with one queue or two
+    (https://arxiv.org/abs/2010.14713); `seed` (https://arxiv.org/abs/2101.04731); `dino`
+    (https://arxiv.org/abs/2104.14294) and `proto_cpc` (https://openreview.net/forum?id=8la28hZOwug) over fixed random
+    prototypes."""
     teacher: ModelSpec
-    """The teacher, frozen: an image-text model. For losses that compare coordinates its embedding must be as large as
-    the student's."""
+    """The teacher, frozen: an image-text model. Its embedding must be as large as the student's, but for `rkd` and
+    `compress_2q`."""
     towers: Literal["image", "text", "both"] = "image"
     """Whose embeddings are compared."""
     weight: PositiveFloat = 1.0
     """Weight of the distillation loss."""
     contrastive_weight: NonNegativeFloat = 0.0
-    """Weight of InfoNCE between the student's own towers, beside it; it needs captions or classes."""
+    """Weight of InfoNCE between the student's own towers, beside it; it needs captions or classes. At 0, a tower that
+    `towers` does not compare stays frozen."""
     temperature: PositiveFloat = 0.04
-    """Temperature of the teacher's distribution (DINO, ProtoCPC, SEED, CompRess); the student's is 0.1."""
+    """Temperature of the teacher's distribution (DINO, ProtoCPC, SEED), and of both in CompRess."""
+    student_temperature: PositiveFloat = 0.1
+    """Temperature of the student's distribution (DINO, ProtoCPC, SEED)."""
     queue_size: PositiveInt = 4096
     """Embeddings remembered as anchors (SEED, CompRess)."""
+    num_prototypes: PositiveInt = 4096
+    """Prototypes (DINO, ProtoCPC), unit vectors drawn by the seed; ITRA has 65536, and trains them."""
     rkd_distance_weight: NonNegativeFloat = 0.5
     """Weight of RKD's distances."""
     rkd_angle_weight: NonNegativeFloat = 1.0

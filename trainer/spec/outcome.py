@@ -22,8 +22,8 @@ class CheckpointSpec(Section):
     at_start: bool = False
     """Also save the model as it starts out: the zero-shot model is then a candidate for the best (FLYP)."""
     metric: str | None = None
-    """Metric that ranks them, as `DATASET/METRIC` (`validation/top1`); None: mean_recall on the validation data for the
-    contrastive objective where these have captions only, and top1 otherwise."""
+    """Metric that ranks them, as `DATASET/METRIC` (`validation/top1`); the lowest is the best of cross_entropy and ece,
+    the highest of all others. None: on the validation data mean_recall where these have captions only, else top1."""
 
 
 class EvaluationSpec(Section):
@@ -39,13 +39,15 @@ class EvaluationSpec(Section):
     ema: bool = True
     """Evaluate the moving average beside the raw weights, if there is one."""
     wise_ft_alpha: Fraction | None = None
-    """Also evaluate (1 - alpha) × starting weights + alpha × current weights (https://arxiv.org/abs/2109.01903)."""
+    """Also evaluate (1 - alpha) × starting weights + alpha × current weights (https://arxiv.org/abs/2109.01903). It is
+    reported and ranks no checkpoint; `export.wise_ft` exports it."""
     zero_shot_every: NonNegativeInt = 1
-    """Run zero-shot classification at each n-th evaluation; 0 never."""
+    """Run zero-shot classification before training, at each n-th evaluation and at the end; 0 never."""
     retrieval_every: NonNegativeInt = 1
-    """Run image-text retrieval at each n-th evaluation; 0 never."""
+    """Run image-text retrieval before training, at each n-th evaluation and at the end; 0 never."""
     linear_probe_every: NonNegativeInt = 0
-    """Fit a linear probe on the training data's features and measure it at each n-th evaluation; 0 never."""
+    """Fit a linear probe on the training data's features, without augmentation, and measure it before training, at each
+    n-th evaluation and at the end; 0 never."""
     linear_probe_c: PositiveFloat = 0.316
     """The probe's inverse L2 strength: CLIP's published 0.316, ITRA's 3.16."""
 
@@ -55,9 +57,11 @@ class WiseFt(Section):
     https://arxiv.org/abs/2109.01903)."""
 
     alphas: Annotated[tuple[Fraction, ...], Field(min_length=1)] = tuple(n / 10 for n in range(11))
-    """Points to evaluate; 0 is the starting model, 1 the tuned one."""
+    """Points to evaluate on validation data and data.evaluate, if there are any, beside `alpha`; 0 is the starting
+    model, 1 the tuned one."""
     alpha: Fraction | Literal["best"] = 0.5
-    """The point to export, or `best` by checkpoint.metric on validation data."""
+    """The point to export, or the `best` of `alphas` by checkpoint.metric on validation data; of equals the one nearest
+    to 0.5."""
 
 
 class ExportSpec(Section):

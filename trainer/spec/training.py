@@ -22,21 +22,22 @@ class OptimSpec(Section):
     """The optimizer."""
 
     name: Literal["adamw", "adam", "sgd", "nadam", "radam", "rmsprop", "adadelta", "lion"] = "adamw"
-    """AdamW (decoupled weight decay), SGD with momentum, or another that works on ZeRO's flat partitions."""
+    """All work element by element, as ZeRO's flat partitions need it. `adamw` and `lion` shrink the weights apart from
+    the gradient; with the others weight decay is L2, part of the gradient. RMSprop and Adadelta smooth with 0.9."""
     lr: PositiveFloat = 1e-5
     """Peak learning rate."""
     lr_batch: PositiveInt | None = None
     """The batch that `lr` is meant for: the rate used is lr × batch.global_size / lr_batch. None: `lr` as it stands."""
     weight_decay: NonNegativeFloat = 0.1
-    """Weight decay."""
+    """Weight decay, for matrices: not for biases, norms, class and position embeddings or the logit scale."""
     weight_decay_end: NonNegativeFloat | None = None
-    """Weight decay at the last step, reached along a cosine; None: constant."""
+    """Weight decay that a cosine over all steps leads to; None: constant."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """AdamW's decay of the first and second moment."""
+    """Decay of the first and second moment, for the Adam family and Lion."""
     eps: PositiveFloat = 1e-8
-    """AdamW's epsilon."""
+    """Added to the denominator, by all but SGD and Lion."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD's momentum."""
+    """Momentum of SGD and RMSprop."""
     nesterov: bool = False
     """SGD with Nesterov's momentum."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -46,7 +47,7 @@ class OptimSpec(Section):
     head_lr_multiplier: PositiveFloat = 1.0
     """Learning rate of a classifier's head, relative to `lr`."""
     backbone_lr_multiplier: PositiveFloat = 1.0
-    """Learning rate of all but the topmost layer, relative to `lr`."""
+    """Learning rate of all but the topmost layer of each tower, relative to `lr`; on top of `layer_decay`."""
     decay_vectors: bool = False
     """Also decay biases, normalisation weights, class and position embeddings and the logit scale."""
     clip_grad_norm: PositiveFloat | None = None
@@ -65,16 +66,17 @@ class ScheduleSpec(Section):
     warmup_steps: NonNegativeInt = 0
     """Steps of linear warm-up: the first takes peak / warmup_steps, the last of them the peak learning rate."""
     warmup_epochs: NonNegativeFloat | None = None
-    """Warm-up in epochs, in place of `warmup_steps`."""
+    """Warm-up in epochs, in place of `warmup_steps`; rounded to steps."""
     warmup_start: Literal["first_step", "zero"] = "first_step"
-    """Where the ramp begins: at peak / warmup_steps, or at 0 (FT-CLIP; the last warm-up step takes the peak rate
-    either way)."""
+    """Where the ramp begins: at peak / warmup_steps, or at 0 (FT-CLIP). The last warm-up step takes the peak rate
+    either way, unless it is also the first and that begins at 0."""
     kind: Literal["cosine", "constant"] = "cosine"
     """Course after the warm-up: cosine to `min_lr`, or the peak rate throughout."""
     min_lr: NonNegativeFloat = 0.0
     """Learning rate at the end of the cosine."""
     update: Literal["step", "epoch"] = "step"
-    """Whether the rate changes with each step or stays for an epoch (LP-FT)."""
+    """Whether the rate changes with each step or, after the warm-up, stays for an epoch (LP-FT: epoch e of E takes
+    min_lr + (peak - min_lr) / 2 × (1 + cos(π e / E)))."""
 
 
 class ParallelSpec(Section):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.spec_checks import data, objective, outcome, training
+from trainer.spec_checks import data, model, objective, outcome, training
+from trainer.spec_checks.metrics import METRICS
 from trainer.spec_checks.objective import problem_without_text_tower
-from trainer.spec_checks.outcome import METRICS
 from trainer.spec_checks.problem import Problem
 from trainer.spec_checks.training import check_divides
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKS", "METRICS", "Problem", "check_divides", "problem_without_text_tower", "refuse_impossible"]
 
-CHECKS = (*training.CHECKS, *objective.CHECKS, *data.CHECKS, *outcome.CHECKS)
+CHECKS = (*training.CHECKS, *model.CHECKS, *objective.CHECKS, *data.CHECKS, *outcome.CHECKS)
 """Functions from a spec to the problems they find in it."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainer.schedules import peak_lr
 from trainer.spec_checks.problem import Problem
 
 if TYPE_CHECKING:
@@ -79,8 +80,48 @@ def _schedule(spec: JobSpec) -> Iterator[Problem]:
             schedule.warmup_steps,
             f"warm-up of {schedule.warmup_steps} steps is longer than schedule.max_steps {schedule.max_steps}",
         )
-    if schedule.min_lr > spec.optim.lr:
-        yield Problem("schedule.min_lr", schedule.min_lr, f"schedule.min_lr is above optim.lr {spec.optim.lr}")
+    if schedule.warmup_epochs is not None and schedule.warmup_steps:
+        message = f"give this or schedule.warmup_steps {schedule.warmup_steps}, not both; set the other to its default"
+        yield Problem("schedule.warmup_epochs", schedule.warmup_epochs, message)
+    epochs, warmup_epochs = schedule.epochs, schedule.warmup_epochs
+    if epochs is not None and warmup_epochs is not None and warmup_epochs > epochs:
+        message = f"warm-up of {warmup_epochs:g} epochs is longer than schedule.epochs {epochs:g}"
+        yield Problem("schedule.warmup_epochs", warmup_epochs, message)
+    yield from _lowest_rate(spec)
 
 
-CHECKS = (_batch, _parallel, _schedule)
+def _lowest_rate(spec: JobSpec) -> Iterator[Problem]:
+    schedule = spec.schedule
+    if schedule.min_lr > peak_lr(spec):
+        peak = "optim.lr" if spec.optim.lr_batch is None else "the rate that optim.lr_batch makes of optim.lr,"
+        yield Problem("schedule.min_lr", schedule.min_lr, f"schedule.min_lr is above {peak} {peak_lr(spec):g}")
+    if "flyp-min-lr" in spec.compat and schedule.kind != "cosine":
+        message = f"`flyp-min-lr` concerns the cosine only, and schedule.kind is {schedule.kind!r}"
+        yield Problem("compat", list(spec.compat), message)
+    if schedule.update == "epoch" and schedule.kind == "constant":
+        yield Problem("schedule.update", "epoch", "a constant rate has nothing to update; use schedule.kind `cosine`")
+
+
+def _optimizer(spec: JobSpec) -> Iterator[Problem]:
+    optim, classifies = spec.optim, spec.objective.name == "classification"
+    if optim.nesterov and (optim.name != "sgd" or optim.momentum == 0):
+        message = f"needs optim.name `sgd` with momentum, not {optim.name!r} with optim.momentum {optim.momentum:g}"
+        yield Problem("optim.nesterov", True, message)
+    if optim.head_lr_multiplier != 1 and not classifies:
+        message = f"the objective `{spec.objective.name}` has no classifier's head; only `classification` has"
+        yield Problem("optim.head_lr_multiplier", optim.head_lr_multiplier, message)
+    if optim.layer_decay_text is not None and classifies:
+        message = "`classification` trains no text tower; use optim.layer_decay"
+        yield Problem("optim.layer_decay_text", optim.layer_decay_text, message)
+    if optim.weight_decay_end is not None and optim.weight_decay == 0 == optim.weight_decay_end:
+        yield Problem("optim.weight_decay_end", 0, "there is no weight decay to begin with; leave it out")
+    layerwise = {optim.layer_decay, optim.layer_decay_text or 1.0} != {1.0}
+    if "itra-layer-decay" in spec.compat and not layerwise:
+        message = "`itra-layer-decay` changes nothing unless optim.layer_decay or optim.layer_decay_text is below 1"
+        yield Problem("compat", list(spec.compat), message)
+    if "itra-weight-decay" in spec.compat and optim.decay_vectors:
+        message = "`itra-weight-decay` changes nothing where optim.decay_vectors decays every parameter"
+        yield Problem("compat", list(spec.compat), message)
+
+
+CHECKS = (_batch, _parallel, _schedule, _optimizer)

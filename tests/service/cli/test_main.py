@@ -68,6 +68,15 @@ def test_recipes_list_as_json(attune: Attune) -> None:
     recipes = json.loads(attune("recipes", "list", "--json").stdout)
 
     assert {"flyp", "contrastive", "classification"} <= {recipe["name"] for recipe in recipes}
+    assert all(recipe["paper"] and recipe["source"] and recipe["published"] for recipe in recipes)
+
+
+def test_a_recipe_is_shown_with_its_paper_result_and_command(attune: Attune) -> None:
+    shown = attune("recipes", "show", "itra-coco-rn50-partial").stdout
+
+    for part in ("https://github.com/ChenDelong1999/ITRA", "76.02", "8 x RTX 2080 Ti", "118,287 samples", "!layer4"):
+        assert part in shown
+    assert "attune train --recipe itra-coco-rn50-partial --set data.train=coco/train.csv" in shown
 
 
 def test_recipe_shown_as_json_is_a_whole_spec(attune: Attune) -> None:
@@ -82,4 +91,4 @@ def test_unknown_recipe_exits_4_and_names_near_ones(attune: Attune) -> None:
     ended = attune("recipes", "show", "flip")
 
     assert ended.returncode == 4
-    assert "Did you mean flyp?" in ended.stderr
+    assert "Did you mean flyp" in ended.stderr

@@ -7,15 +7,22 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from trainer.errors import UnusableDataError
+from trainer.errors import UnusableDataError, UnusableSpecError
+from trainer.evaluation.bank import feature_bank
 from trainer.evaluation.datasets import evaluate_dataset
 from trainer.evaluation.metrics import NonFiniteOutputError
+from trainer.evaluation.passes import Pass
+from trainer.evaluation.protocol import Protocol
+from trainer.evaluation.results import Result
 from trainer.export import export_clip
 from trainer.model_card import ModelCard
 from trainer.models import clip_classifier
+from trainer.spec_checks.metrics import METRICS
 
 CPU = torch.device("cpu")
 CLASS_NAMES = ("red thing", "green thing", "blue thing")
@@ -50,7 +57,11 @@ def test_labelled_images_are_measured_zero_shot(clip, make_manifest, labels, slo
     (result,) = run(clip, make_manifest(labels=labels, class_names=CLASS_NAMES))
     top1, mean_per_class = accuracies(slow_scores(clip, slow_image_features()), labels)
     assert (result.task, result.dataset, result.num_samples) == ("zero_shot", "held-out", 11)
-    assert result.metrics == pytest.approx({"top1": top1, "top5": 1.0, "mean_per_class": mean_per_class})
+    accuracies_found = {name: result.metrics[name] for name in ("top1", "top5", "mean_per_class")}
+    assert accuracies_found == pytest.approx({"top1": top1, "top5": 1.0, "mean_per_class": mean_per_class})
+    logits = clip.module.logit_scale.exp().item() * slow_scores(clip, slow_image_features())
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).item()
+    assert result.metrics["cross_entropy"] == pytest.approx(expected, abs=1e-3)
     assert [(row["name"], row["num_samples"]) for row in result.per_class] == [
         ("red thing", 6),
         ("green thing", 3),
@@ -127,7 +138,9 @@ def test_data_without_labels_and_captions_is_refused(clip, make_manifest):
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_the_batch_size_changes_nothing(clip, make_manifest, labels, captions, batch_size):
     manifest = make_manifest(labels=labels, class_names=CLASS_NAMES, captions=captions)
-    assert run(clip, manifest, batch_size=batch_size) == run(clip, manifest)
+    for found, expected in zip(run(clip, manifest, batch_size=batch_size), run(clip, manifest), strict=True):
+        assert found.metrics == pytest.approx(expected.metrics, abs=1e-5)
+        assert found.per_class == expected.per_class
 
 
 def test_evaluation_has_no_side_effects(clip, make_manifest, labels, captions):
@@ -167,6 +180,148 @@ def test_autocast_computes_nearly_the_same(clip, make_manifest, captions, monkey
     assert torch.bfloat16 not in seen
     run(clip, make_manifest(captions=captions), precision="amp_bf16")
     assert torch.bfloat16 in seen
+
+
+def test_every_metric_is_measured_and_none_without_a_name(clip, make_manifest, labels, captions):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES, captions=captions)
+    bank = feature_bank(clip, manifest, Pass(CPU))
+    tasks = ("zero_shot", "retrieval", "linear_probe", "knn")
+    results = run(clip, manifest, protocol=Protocol(tasks=tasks, neighbours=3), bank=bank)
+    assert {name for result in results for name in result.metrics} == set(METRICS)
+    assert all(result.task in METRICS[name].tasks for result in results for name in result.metrics)
+    classifier = clip_classifier(clip, class_names=CLASS_NAMES)
+    (own,) = run(classifier, manifest)
+    assert set(own.metrics) == {name for name, metric in METRICS.items() if "classification" in metric.tasks}
+
+
+def test_features_of_a_training_set_know_its_own_images(clip, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    for model in (clip, clip_classifier(clip, class_names=CLASS_NAMES)):
+        bank = feature_bank(model, manifest, Pass(CPU, batch_size=4))
+        protocol = Protocol(tasks=("linear_probe", "knn"), neighbours=1, probe_c=1e6)
+        probe, nearest = run(model, manifest, protocol=protocol, bank=bank)
+        assert (probe.task, probe.main_metric) == ("linear_probe", 1.0)
+        assert (nearest.task, nearest.main_metric) == ("knn", 1.0)  # each image is its own nearest neighbour
+
+
+def test_images_are_encoded_once_for_all_tasks(clip, make_manifest, labels, monkeypatch):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    bank = feature_bank(clip, manifest, Pass(CPU))
+    seen = []
+    encode = clip.module.encode_image
+
+    def counted(images, *rest):
+        seen.append(len(images))
+        return encode(images, *rest)
+
+    monkeypatch.setattr(clip.module, "encode_image", counted)
+    run(clip, manifest, protocol=Protocol(tasks=("zero_shot", "linear_probe", "knn"), neighbours=3), bank=bank)
+    assert seen == [4, 4, 3]
+
+
+def test_training_classes_may_be_numbered_otherwise(clip, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    names = ("unseen", "blue thing", "red thing", "green thing")
+    train = make_manifest(labels=[{0: 2, 1: 3, 2: 1}[label] for label in labels], class_names=names)
+    protocol = Protocol(tasks=("knn",), neighbours=1)
+    (nearest,) = run(clip, manifest, protocol=protocol, bank=feature_bank(clip, train, Pass(CPU)))
+    assert nearest.main_metric == 1.0
+
+
+def test_tasks_that_are_not_possible_are_left_out(clip, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    assert run(clip, manifest, protocol=Protocol(tasks=("retrieval", "linear_probe"))) == []
+
+
+@pytest.fixture
+def constant_classifier(clip):
+    """Prefers the first class, then the last, whatever it sees."""
+    classifier = clip_classifier(clip, class_names=("green thing", "other", "blue thing", "red thing"))
+    torch.nn.init.zeros_(classifier.module.head.weight)
+    with torch.no_grad():
+        classifier.module.head.bias.copy_(torch.tensor([4.0, 1.0, 2.0, 3.0]))
+    return classifier
+
+
+@pytest.mark.parametrize(
+    ("subset", "over", "num_samples", "top1"),
+    [
+        (None, "subset", 11, 3 / 11),
+        (("red thing", "blue thing"), "subset", 8, 6 / 8),  # green may not be said, so red is
+        (("red thing", "blue thing"), "all", 8, 0.0),  # green is said
+        ("data", "subset", 11, 3 / 11),
+    ],
+)
+def test_a_class_subset_limits_images_and_predictions(
+    constant_classifier, make_manifest, labels, subset, over, num_samples, top1
+):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    (result,) = run(constant_classifier, manifest, protocol=Protocol(class_subset=subset, predict_over=over))
+    assert (result.num_samples, result.metrics["top1"]) == (num_samples, pytest.approx(top1))
+    names = [row["name"] for row in result.per_class]
+    wanted = {None: constant_classifier.class_names, "data": CLASS_NAMES}.get(subset, subset)
+    assert sorted(names) == sorted(wanted)
+    everything = subset is None or over == "all"
+    allowed = [n for n, name in enumerate(constant_classifier.class_names) if everything or name in wanted]
+    logits = torch.tensor([4.0, 1.0, 2.0, 3.0])
+    log_probabilities = logits - logits[allowed].logsumexp(0)
+    counted = [label for label in labels if subset in (None, "data") or CLASS_NAMES[label] in subset]
+    losses = [-log_probabilities[{0: 3, 1: 0, 2: 2}[label]] for label in counted]
+    assert result.metrics["cross_entropy"] == pytest.approx(float(sum(losses) / len(losses)), rel=1e-6)
+
+
+def test_images_outside_the_subset_keep_their_rows(constant_classifier, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    (result,) = run(constant_classifier, manifest, protocol=Protocol(class_subset=("red thing", "blue thing"), top_k=9))
+    assert result.outcomes.rows.tolist() == [row for row, label in enumerate(labels) if label != 1]
+    assert result.outcomes.top_classes[0].tolist() == [3, 2, 0, 1]  # what may not be said comes last
+    assert result.outcomes.top_confidences[0, 2:].tolist() == [0.0, 0.0]
+
+
+def test_a_subset_names_classes_that_there_are(clip, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    with pytest.raises(UnusableSpecError, match="names 'pink thing'; the classes are 'red thing', 'green"):
+        run(clip, manifest, protocol=Protocol(class_subset=("red thing", "pink thing")))
+    with pytest.raises(UnusableSpecError, match="must name two classes or more, got 'red thing'"):
+        run(clip, manifest, protocol=Protocol(class_subset=("red thing",)))
+
+
+def test_zero_shot_predictions_may_range_over_more_classes(clip, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    more = ("pink thing", *reversed(CLASS_NAMES), "grey thing")
+    (alone,) = run(clip, manifest)
+    (among_all,) = run(clip, manifest, protocol=Protocol(classes=more))
+    assert among_all.metrics["cross_entropy"] > alone.metrics["cross_entropy"]
+    (again,) = run(clip, manifest, protocol=Protocol(classes=more, class_subset="data"))
+    assert again.metrics == pytest.approx(alone.metrics, abs=1e-6)
+    with pytest.raises(UnusableDataError, match="the list of classes does not know: 'blue thing'"):
+        run(clip, manifest, protocol=Protocol(classes=more[2:]))
+
+
+def test_the_mirror_images_prediction_counts_as_much(clip, make_manifest, labels, images_folder, tmp_path):
+    for path in images_folder.iterdir():
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / path.name)
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    mirrored = replace(manifest, root=tmp_path)
+    plain, other = (run(clip, data, protocol=Protocol(top_k=3))[0].outcomes for data in (manifest, mirrored))
+    (flipped,) = run(clip, manifest, protocol=Protocol(views="flip", top_k=3))
+
+    def by_class(outcomes):
+        table = np.zeros((11, 3))
+        np.put_along_axis(table, outcomes.top_classes, outcomes.top_confidences, axis=1)
+        return table
+
+    mean = (by_class(plain) + by_class(other)) / 2
+    assert by_class(flipped.outcomes) == pytest.approx(mean, abs=1e-6)
+    assert not np.allclose(by_class(plain), mean, atol=1e-6)
+
+
+def test_crops_are_of_larger_images(clip, make_manifest, labels):
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
+    (cropped,) = run(clip, manifest, protocol=Protocol(views="five_crop"))
+    (plain,) = run(clip, manifest)
+    assert cropped.num_samples == 11
+    assert cropped.metrics["cross_entropy"] != plain.metrics["cross_entropy"]
 
 
 RANK_PROGRAM = """
@@ -214,6 +369,10 @@ def test_ranks_agree_with_one_process(clip, make_manifest, labels, captions, tmp
     finally:
         for process in ranks:
             process.kill()
-    expected = [result.to_dict() for result in run(clip, manifest)]
+    expected = run(clip, manifest)
     for rank in range(world_size):
-        assert json.loads((tmp_path / f"out-{rank}.json").read_text()) == expected
+        found = [Result(**result) for result in json.loads((tmp_path / f"out-{rank}.json").read_text())]
+        assert [result.num_samples for result in found] == [len(labels), len(labels)]  # nothing counts twice
+        assert [result.per_class for result in found] == [result.per_class for result in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.metrics == pytest.approx(other.metrics, abs=1e-5)

@@ -1,0 +1,52 @@
+"""Tensors of all ranks, in rank order, with and without gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This rank and the number of ranks; 0 and 1 outside a process group."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather(values: Tensor) -> Tensor:
+    """(B, ...) of this rank -> (world_size * B, ...) of all, without gradients. All ranks must call it."""
+    if rank_and_size()[1] == 1:
+        return values.detach()
+    gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, values.detach().contiguous())
+    return torch.cat(gathered)
+
+
+def gather_features(features: Tensor, *, gradient: bool = True) -> Tensor:
+    """(B, D) of this rank -> (world_size * B, D) of all. All ranks must call it.
+
+    With `gradient` every rank's gradient returns to where a feature came from; without it only this rank's own
+    features keep theirs.
+    """
+    rank, size = rank_and_size()
+    if size == 1:
+        return features
+    if gradient:
+        return _Gather.apply(features)
+    parts = list(gather(features).chunk(size))
+    parts[rank] = features
+    return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        return gather(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        rank, size = rank_and_size()
+        return gradient.chunk(size)[rank]
