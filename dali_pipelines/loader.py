@@ -1,7 +1,8 @@
 """Batches for training and evaluation. A training loader's whole state is one integer, the step.
 
 What a loader yields is a function of the manifest, the sampler and the step: reads and decoding run ahead in DALI's
-threads, but nothing that is drawn depends on them, on the number of ranks or on where the loader was started.
+threads, but nothing that is drawn depends on them or on where the loader was started. What is drawn for a sample does
+not depend on the number of ranks or the micro-batch size either; `Batch.mix_draw`, one for each micro-batch, does.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Batch:
     step: int = 0
     """Optimizer step that the batch belongs to, counted from 0; 0 in evaluation."""
     mix_draw: float = 0.0
-    """A uniform number of the batch as a whole, for mixing its images; 0 in evaluation."""
+    """A uniform number of the micro-batch as a whole, its first sample's, for mixing its images; 0 in evaluation."""
 
 
 class TrainLoader:

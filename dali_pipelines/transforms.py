@@ -1,11 +1,12 @@
 """What happens to an image on its way to the model, as plain frozen values. Imports neither DALI nor torch.
 
 `Preprocess` belongs to the model (size, normalisation), `Augment` to the training run. `resized_size` and
-`resize_regions` hold the geometry of CLIP's evaluation transform.
+`resize_regions` hold the geometry of CLIP's evaluation transform, and of timm's, which may crop a larger image.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -31,6 +32,8 @@ class Preprocess:
     """`shortest` resizes the shorter side and crops the centre; `squash` resizes both sides, losing the aspect."""
     exif: Literal["ignore", "apply"] = "ignore"
     """Whether the orientation in an image's EXIF data is applied."""
+    crop_pct: float = 1.0
+    """Share of the resized image's side that evaluation's centre crop keeps, timm's `crop_pct`; CLIP keeps all."""
 
     def __post_init__(self) -> None:
         _one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
@@ -38,6 +41,13 @@ class Preprocess:
         _one_of("exif", self.exif, ("ignore", "apply"))
         if self.image_size < 1:
             raise ValueError(f"image_size is {self.image_size}; give at least 1 pixel")
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct}; give more than 0 and at most 1")
+
+    @property
+    def resize_size(self) -> int:
+        """Pixels of the side that evaluation resizes to before it crops the centre, rounded down as timm does."""
+        return math.floor(self.image_size / self.crop_pct)
 
 
 class ColorJitter(NamedTuple):
@@ -101,12 +111,12 @@ def resize_regions(sizes: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarra
     """
     sizes = np.asarray(sizes, np.float64)
     if preprocess.resize_mode == "squash":
-        start, end = np.zeros_like(sizes), sizes
+        resized = np.full_like(sizes, preprocess.resize_size)
     else:
-        resized = resized_size(sizes, preprocess.image_size)
-        corner = np.rint((resized - preprocess.image_size) / 2)
-        source_pixels = sizes / resized
-        start, end = corner * source_pixels, (corner + preprocess.image_size) * source_pixels
+        resized = resized_size(sizes, preprocess.resize_size)
+    corner = np.rint((resized - preprocess.image_size) / 2)
+    source_pixels = sizes / resized
+    start, end = corner * source_pixels, (corner + preprocess.image_size) * source_pixels
     return start[:, ::-1].astype(np.float32), end[:, ::-1].astype(np.float32)
 
 

@@ -7,6 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # several test processes share the cores
+    _share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _share)))
+
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 

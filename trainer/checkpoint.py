@@ -48,7 +48,7 @@ class CheckpointRecord(BaseModel):
     world_size: int
     """Ranks that saved it; the same number must load it."""
     metrics: dict[str, float]
-    """`DATASET/METRIC` at this step, of the better weights if there are two kinds."""
+    """`DATASET/METRIC` at this step, of the weights that `export.weights` would export: they rank the checkpoint."""
     ema_metrics: dict[str, float] = {}
     """The same for the moving average alone."""
     raw_metrics: dict[str, float] = {}

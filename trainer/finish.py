@@ -21,7 +21,7 @@ from trainer.prompts import expand_templates
 from trainer.setup import Run
 from trainer.spec import WiseFt
 from trainer.spec_checks.metrics import metric_named
-from trainer.weights import Which, gather_weights
+from trainer.weights import gather_weights
 from trainer.wise_ft import Curve, curve_of
 from trainer.wise_ft_run import RunLine
 
@@ -47,9 +47,9 @@ def export_run(run: Run, *, job: JobDir) -> events.Exported:
     if name != job.published_checkpoints()[-1]:
         checkpoint.load(run.engine, job=job, name=name)
     scores = Scores(step=record.step, raw=record.raw_metrics, ema=record.ema_metrics)
-    which = _chosen_weights(run, scores)
+    which = scores.exported_weights(main_metric(run), wanted=run.spec.export.weights)
     weights = gather_weights(run.engine, which=which)
-    finished = _finish(run, weights, metrics=scores.ema if which == "ema" else scores.raw, job=job)
+    finished = _finish(run, weights, metrics=scores.of(which), job=job)
     if run.rank == 0:
         _write(run, finished, job=job)
     dist.barrier()
@@ -67,11 +67,6 @@ def _chosen_checkpoint(run: Run, *, job: JobDir) -> CheckpointName:
     if run.spec.export.checkpoint == "last":
         return last
     return checkpoint.best(job, metric=main_metric(run)) or last
-
-
-def _chosen_weights(run: Run, scores: Scores) -> Which:
-    wanted = run.spec.export.weights
-    return scores.better_weights(main_metric(run)) if wanted == "auto" else wanted
 
 
 def _finish(run: Run, weights: dict[str, Tensor], *, metrics: Mapping[str, float], job: JobDir) -> _Finished:

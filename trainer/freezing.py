@@ -57,9 +57,11 @@ def lock_tower(parameters: Mapping[str, nn.Parameter], *, locked: bool, patterns
         field: the spec's field, for messages.
 
     Raises:
-        UnusableSpecError: a pattern matches no parameter.
+        UnusableSpecError: a pattern matches no parameter, or holds no word, which would match all.
     """
     for pattern in patterns:
+        if not pattern.removeprefix("!"):
+            raise UnusableSpecError(f"{field}: {pattern!r} holds no word, and would match every parameter")
         if not any(pattern.removeprefix("!") in name for name in parameters):
             raise UnusableSpecError(
                 f"{field}: {pattern!r} matches no parameter; the tower's begin with {_beginnings(parameters)}"

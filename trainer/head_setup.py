@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +24,13 @@ _NORM_SAMPLES = 64  # images that set the temperature of a head made from text
 
 
 def init_head(
-    classifier: ClassifierModel, *, clip: ClipModel | None, spec: JobSpec, train: Manifest, validation: Manifest | None
+    classifier: ClassifierModel,
+    *,
+    clip: ClipModel | None,
+    spec: JobSpec,
+    train: Manifest,
+    validation: Manifest | None,
+    probe_file: Path | None = None,
 ) -> None:
     """Give a classifier's head the first weights that `spec.objective.head` asks for; `keep` leaves those it has.
 
@@ -33,6 +40,7 @@ def init_head(
         spec: the job.
         train: training data.
         validation: held-out data, or None.
+        probe_file: where a fitted probe is kept, for `probe`, or None.
     """
     assert spec.objective.name == "classification"
     if spec.objective.head == "zero_shot":
@@ -43,7 +51,7 @@ def init_head(
     elif spec.objective.head == "probe":
         from trainer.probe_head import init_probe_head
 
-        init_probe_head(classifier, train=train, validation=validation, spec=spec)
+        init_probe_head(classifier, train=train, validation=validation, spec=spec, file=probe_file)
 
 
 def _init_from_text(classifier: ClassifierModel, *, clip: ClipModel, spec: JobSpec, train: Manifest) -> None:

@@ -4,6 +4,7 @@
       spec.json                      the JobSpec, written once when the job is made
       preflight/report.json          the data report (PreflightReport); its presence ends the preflight
       preflight/train.arrow ...      manifests: train, validation, evaluate-NAME
+      probe_head.safetensors         the head of objective.head `probe`, fitted once, by rank 0 of the first attempt
       attempts/0001/
         attempt.json                 Attempt: written by whoever starts the attempt
         events.jsonl                 trainer.events, append-only, by rank 0
@@ -186,6 +187,11 @@ class JobDir:
     def preflight_log(self) -> Path:
         """preflight/preflight.log"""
         return self.path / "preflight" / "preflight.log"
+
+    @property
+    def probe_head(self) -> Path:
+        """probe_head.safetensors"""
+        return self.path / "probe_head.safetensors"
 
     @property
     def checkpoints(self) -> Path:

@@ -23,7 +23,7 @@ _BLOCK = re.compile(
 _RESNET_STAGE = re.compile(r"(?:^|\.)layer(\d+)\.")
 _EMBEDDINGS = {
     *("class_embedding", "positional_embedding", "conv1", "patch_embed", "ln_pre", "norm_pre", "token_embedding"),
-    *("cls_token", "reg_token", "pos_embed", "embeddings", "embed_tokens", "text_prompt"),
+    *("cls_token", "reg_token", "pos_embed", "embeddings", "embed_tokens", "shared", "text_prompt"),
 }
 _IMAGE_HEAD = "image_head."
 

@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import open_clip
+
 from dali_pipelines.manifest import Manifest
-from trainer.errors import UnusableDataError
+from trainer.errors import UnusableDataError, UnusableSpecError
 from trainer.models import ClassifierModel, ClipModel
 from trainer.prompts import expand_templates
 from trainer.spec import JobSpec
@@ -22,14 +24,31 @@ def find_long_texts(
     """A remark for each kind of text that does not fit, with their number. A classifier reads no texts."""
     if isinstance(model, ClassifierModel):
         return []
-    prompt = spec.model.text.prompt
-    room = model.tokenize.context_length - (0 if prompt is None else prompt.length)
+    room = model.tokenize.context_length  # less a learned prompt's vectors
     remarks = []
     for kind, texts in _texts(spec, manifests):
         count, longest = count_long(texts, tokenize=model.tokenize, room=room)
         if count:
             remarks.append(f"{count} {kind} need more than the text tower's {room} tokens, such as {longest[:80]!r}")
     return remarks
+
+
+def refuse_long_templates(spec: JobSpec, *, model: ClipModel) -> None:
+    """Raise UnusableSpecError if a template leaves no room for a class and `data.long_texts` is `refuse`.
+
+    `model` may be a structure; templates are looked at where it reads CLIP's own tokens, which need no download.
+    """
+    own_tokens = not {"hf_tokenizer_name", "hf_model_name", "tokenizer_kwargs"} & model.config["text_cfg"].keys()
+    if spec.data.long_texts != "refuse" or spec.objective.name != "class_prompts" or not own_tokens:
+        return
+    room = model.tokenize.context_length
+    texts = [template.format("a") for template in expand_templates(spec.data.templates)]
+    count, longest = count_long(texts, tokenize=open_clip.SimpleTokenizer(), room=room)
+    if count:
+        raise UnusableSpecError(
+            f"data.templates: {count} need more than the text tower's {room} tokens, such as {longest[:80]!r}, and "
+            "data.long_texts is `refuse`; shorten them, or allow `truncate`"
+        )
 
 
 def refuse_long_texts(spec: JobSpec, *, remarks: list[str]) -> None:

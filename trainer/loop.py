@@ -123,7 +123,8 @@ def _evaluate_at_start(run: Run, *, job: JobDir, start: StartingPoint, reporter:
     reporter.write(events.Stage(stage="evaluating"))
     scores = evaluate_run(run, step=start.step, reporter=reporter)
     if start.checkpoint is not None and run.rank == 0:
-        checkpoint.add_metrics(folder, metrics=scores.by_record_field(main_metric(run)))
+        ranked_by = scores.by_record_field(main_metric(run), wanted=run.spec.export.weights)
+        checkpoint.add_metrics(folder, metrics=ranked_by)
     dist.barrier()
     return scores
 
@@ -137,7 +138,7 @@ def _save(run: Run, *, job: JobDir, attempt: AttemptDir, step: int, scores: Scor
         attempt=attempt.number,
         world_size=run.world_size,
         spec=run.spec,
-        **current.by_record_field(main_metric(run)),
+        **current.by_record_field(main_metric(run), wanted=run.spec.export.weights),
     )
     checkpoint.save(run.engine, job=job, name=name, record=record, objective_state=run.objective.state)
     reporter.write(events.CheckpointSaved(step=step, name=str(name), metrics=record.metrics))

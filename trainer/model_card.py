@@ -89,6 +89,8 @@ def _front_matter(layout: Layout) -> str:
 def _input(preprocess: Preprocess) -> str:
     mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (preprocess.mean, preprocess.std))
     fit = "whole image squashed" if preprocess.resize_mode == "squash" else "shorter side resized, centre cropped"
+    if preprocess.crop_pct < 1:
+        fit += f" from {preprocess.resize_size} pixels"
     return (
         f"RGB, {preprocess.image_size} x {preprocess.image_size} pixels, {fit} ({preprocess.interpolation},"
         f" antialiased); mean {mean}; std {std}; EXIF orientation: {preprocess.exif}."

@@ -52,13 +52,16 @@ def build_structure(spec: JobSpec, *, num_classes: int | None) -> ClipModel | Cl
     return _arranged(model, spec)
 
 
-def build_model(spec: JobSpec, *, train: Manifest, validation: Manifest | None = None) -> ClipModel | ClassifierModel:
+def build_model(
+    spec: JobSpec, *, train: Manifest, validation: Manifest | None = None, probe_file: Path | None = None
+) -> ClipModel | ClassifierModel:
     """The model that a job trains, with its head if it classifies `train`'s classes.
 
     Args:
         spec: the job.
         train: training data, whose classes the head has.
         validation: held-out data, which may choose the strength of a probe behind the head.
+        probe_file: where the head of `objective.head` `probe` is kept once it is fitted, or None.
 
     Raises:
         UnusableSpecError: it cannot be had, what the spec adds does not fit it, or what comes out of training could
@@ -66,7 +69,7 @@ def build_model(spec: JobSpec, *, train: Manifest, validation: Manifest | None =
     """
     model, clip = _assembled(spec, class_names=train.class_names, weights=True)
     if isinstance(model, ClassifierModel):
-        init_head(model, clip=clip, spec=spec, train=train, validation=validation)
+        init_head(model, clip=clip, spec=spec, train=train, validation=validation, probe_file=probe_file)
     return _arranged(model, spec)
 
 

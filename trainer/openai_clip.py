@@ -182,7 +182,7 @@ def _from_name(name: str) -> tuple[ImageTextModel, Preprocess]:
         ImageTextModel(
             clip.module,
             image_size=clip.preprocess.image_size,
-            context_length=text.get("context_length", CONTEXT_LENGTH),
+            context_length=clip.tokenize.context_length,  # less a learned prompt's vectors
             vocab_size=text.get("vocab_size", _tokenizer().vocab_size),
         ),
         clip.preprocess,

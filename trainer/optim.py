@@ -39,11 +39,13 @@ def parameter_groups(module: nn.Module, *, spec: JobSpec) -> list[dict[str, Any]
     """One group for each layer, learning-rate scale and weight decay, from the input to the output.
 
     Without any layer-wise rate there is one for each weight decay, whose `layer_id` is None. The logit scale has a
-    group of its own where it is limited. See `trainer.layer_positions` for what a layer is; its scale is
-    layer_decay ** (top - layer), times backbone_lr_multiplier below the top and head_lr_multiplier in the head.
+    group of its own where it is limited, and so has the head where objective.l2_sp pulls the rest, whose groups are
+    `pulled`. See `trainer.layer_positions` for what a layer is; its scale is layer_decay ** (top - layer), times
+    backbone_lr_multiplier below the top and head_lr_multiplier in the head.
     """
     positions = layer_positions(module, itra="itra-layer-decay" in spec.compat)
     max_logit_scale = getattr(spec.objective, "max_logit_scale", None)
+    pulls = getattr(spec.objective, "l2_sp", 0.0) > 0
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -54,12 +56,15 @@ def parameter_groups(module: nn.Module, *, spec: JobSpec) -> list[dict[str, Any]
         decays = spec.optim.decay_vectors or _is_decayed(name, parameter, spec=spec)
         limited = max_logit_scale is not None and name == "logit_scale"
         limit = math.log(max_logit_scale) if limited else math.inf
-        group = groups.setdefault((layer or 0, scale, decays, limit), _group(layer, scale, decays, limit, spec=spec))
-        group["params"].append(parameter)
+        pulled = pulls and not in_head
+        group = _group(layer, scale, decays, limit, pulled, spec=spec)
+        groups.setdefault((layer or 0, scale, decays, limit, pulled), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 
-def _group(layer: int | None, scale: float, decays: bool, limit: float, *, spec: JobSpec) -> dict[str, Any]:
+def _group(
+    layer: int | None, scale: float, decays: bool, limit: float, pulled: bool, *, spec: JobSpec
+) -> dict[str, Any]:
     return {
         "params": [],
         "lr": peak_lr(spec) * scale,
@@ -68,6 +73,7 @@ def _group(layer: int | None, scale: float, decays: bool, limit: float, *, spec:
         "layer_id": layer,
         "decays": decays,
         "max_value": limit,
+        "pulled": pulled,
     }
 
 

@@ -5,9 +5,13 @@ Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dali_pipelines.loader import Batch
@@ -25,23 +29,35 @@ _Samples = tuple[Tensor, np.ndarray]  # features (N, F) on the CPU, and labels (
 
 
 def init_probe_head(
-    classifier: ClassifierModel, *, train: Manifest, validation: Manifest | None, spec: JobSpec
+    classifier: ClassifierModel,
+    *,
+    train: Manifest,
+    validation: Manifest | None,
+    spec: JobSpec,
+    file: Path | None = None,
 ) -> None:
     """Overwrite the head with a linear probe that `spec.objective.probe` describes; the same on every rank.
 
     What the head sees is computed once, without augmentation, each rank doing its share; rank 0 fits. The strength is
     chosen on the validation data, or else on a part of the training data, after which all of them make the probe.
 
+    Args:
+        classifier: changed in place.
+        train: training data.
+        validation: held-out data, or None.
+        spec: the job.
+        file: where the probe is kept for the job's later attempts, which read it instead of fitting again.
+
     Raises:
         UnusableDataError: the data cannot make a probe.
     """
     assert isinstance(spec.objective, ClassificationObjective)
-    samples = head_inputs(classifier, train, dataset="train", spec=spec)
-    judges = None if validation is None else head_inputs(classifier, validation, dataset="validation", spec=spec)
-    weight_cf, bias_c = distributed.from_rank_0(lambda: _fit(samples, judges, spec=spec, train=train))
-    with torch.no_grad():
-        classifier.module.head.weight.copy_(weight_cf)
-        classifier.module.head.bias.copy_(bias_c)
+    kept = None if file is None else distributed.from_rank_0(lambda: load_file(file) if file.exists() else None)
+    if kept is None:
+        samples = head_inputs(classifier, train, dataset="train", spec=spec)
+        judges = None if validation is None else head_inputs(classifier, validation, dataset="validation", spec=spec)
+        kept = distributed.from_rank_0(lambda: _fitted(samples, judges, spec=spec, train=train, file=file))
+    classifier.module.head.load_state_dict(kept)
 
 
 def head_inputs(classifier: ClassifierModel, manifest: Manifest, *, dataset: str, spec: JobSpec) -> _Samples:
@@ -91,6 +107,21 @@ def held_out_rows(labels_n: np.ndarray, *, share: float, seed: int) -> np.ndarra
             " name data.validation"
         )
     return held_out
+
+
+def _fitted(
+    samples: _Samples, judges: _Samples | None, *, spec: JobSpec, train: Manifest, file: Path | None
+) -> dict[str, Tensor]:
+    """The probe as a head's state dict, written to `file` so that a reader sees all of it or none."""
+    weight_cf, bias_c = _fit(samples, judges, spec=spec, train=train)
+    state = {"weight": weight_cf.contiguous(), "bias": bias_c.contiguous()}
+    if file is not None:
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        save_file(state, partial)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(file)
+    return state
 
 
 def _fit(samples: _Samples, judges: _Samples | None, *, spec: JobSpec, train: Manifest) -> tuple[Tensor, Tensor]:

@@ -63,11 +63,9 @@ def expand_templates(templates: Sequence[str]) -> tuple[str, ...]:
         elif template.count("{}") == 1 and not set(template.replace("{}", "")) & set("{}"):
             expanded.append(template)
         else:
-            known = sorted(published_sets())
-            near = difflib.get_close_matches(template, known, n=2)
-            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            near = difflib.get_close_matches(template, sorted(published_sets()), n=2)
+            meant = f"Did you mean {' or '.join(near)}?" if near else "`attune prompts list` names the sets"
             raise ValueError(
-                f"template {template!r} needs exactly one {{}} for the class name, or is the name of a set.{meant} "
-                f"Sets: {', '.join(known)}"
+                f"template {template!r} needs exactly one {{}} for the class name, or is the name of a set. {meant}"
             )
     return tuple(expanded)

@@ -6,6 +6,7 @@ Later ones win: recipe < spec < overrides. Imports no torch.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,14 @@ from trainer import catalogue, recipes, spec_checks
 from trainer.deepspeed_config import DeepSpeedConfigError, build_config
 from trainer.spec import JobSpec
 
+_UNION_MEMBER = re.compile(r"constrained-\w+|literal\[.*\]")  # pydantic's names for what a plain value may be
+_IN_YAML = {
+    "model_type": "Input should be a mapping of fields",
+    "model_attributes_type": "Input should be a mapping of fields",
+    "dict_type": "Input should be a mapping",
+    "tuple_type": "Input should be a list",
+}
+"""Pydantic's errors about Python's types, in the words of a spec file."""
 _KIND_FIELDS = ("name", "format")  # the fields that choose one of several layouts, of objectives and of data sources
 
 
@@ -69,11 +78,14 @@ def resolve(
         merged["recipe"] = recipe
         partial.pop("recipe", None)
     merged = with_overrides(_merge(merged, partial), overrides)
+    if merged.get("recipe") not in (None, recipe):
+        message = "the fields of a recipe lie under all others: name it with --recipe or in the spec, not with --set"
+        raise SpecError([SpecProblem(field="recipe", message=message, value=merged.get("recipe"))])
     _name_model(merged, registered_models or {})
     try:
         made = JobSpec.model_validate(merged)
     except ValidationError as error:
-        raise SpecError([_problem(e) for e in error.errors(include_url=False)]) from None
+        raise SpecError([_problem(e) for e in told_once(error)]) from None
     if problems := _problems_outside(made, weights_dir=weights_dir or catalogue.weights_dir()):
         raise SpecError(problems)
     if runnable and made.data.train is None:
@@ -108,6 +120,18 @@ def read_spec_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SpecError([SpecProblem(field="", message=f"{path} must hold a mapping of spec fields")])
     return content
+
+
+def told_once(error: ValidationError) -> list[dict[str, Any]]:
+    """Pydantic's errors, one a field: what a value may be is told together, and no list is short for its bad items."""
+    told: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for problem in error.errors(include_url=False):
+        loc = tuple(part for part in problem["loc"] if not _UNION_MEMBER.fullmatch(str(part)))
+        if loc in told:
+            told[loc]["msg"] += f", or {problem['msg'].removeprefix('Input should be ')}"
+        elif problem["type"] != "too_short" or not any(other[: len(loc)] == loc for other in told):
+            told[loc] = {**problem, "loc": loc}
+    return list(told.values())
 
 
 def near(name: str, known: Sequence[str]) -> str:
@@ -202,7 +226,11 @@ def _name_model(merged: dict[str, Any], registered_models: Mapping[str, str]) ->
 def _problem(error: Mapping[str, Any]) -> SpecProblem:
     loc = [str(part) for part in error["loc"]]
     field = ".".join(part for part in loc if part not in _union_tags())
-    message = error["msg"]
+    message = _IN_YAML.get(error["type"], error["msg"])
+    if error["type"] == "union_tag_invalid":
+        kind, given, known_kinds = (error["ctx"][key] for key in ("discriminator", "tag", "expected_tags"))
+        message = f"Input should be one of {known_kinds}, got {given!r}"
+        return SpecProblem(field=f"{field}.{kind.strip(chr(39))}", message=message, value=given)
     if error["type"] == "extra_forbidden":
         known = _fields_at(loc[:-1])
         message = f"there is no such field.{near(loc[-1], known)} Allowed: {', '.join(known)}"

@@ -107,10 +107,11 @@ def build_schedule(spec: JobSpec, *, steps_per_epoch: int) -> Schedule:
     warmup_steps, asked = schedule.warmup_steps, f"warmup_steps {schedule.warmup_steps}"
     if schedule.warmup_epochs is not None:
         warmup_steps = round(schedule.warmup_epochs * steps_per_epoch)
-        asked = f"warmup_epochs {schedule.warmup_epochs:g}"
+        asked = f"warmup_epochs {schedule.warmup_epochs:g} ({warmup_steps} steps)"
     if warmup_steps > steps:
+        limit = "max_steps" if steps == schedule.max_steps else "epochs"
         raise UnusableSpecError(
-            f"schedule.{asked} is longer than the job's {steps} steps; use fewer, or raise schedule.epochs"
+            f"schedule.{asked} is longer than the job's {steps} steps; use fewer, or raise schedule.{limit}"
         )
     return Schedule(
         total_steps=steps,

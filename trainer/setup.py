@@ -89,7 +89,7 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
     schedule = build_schedule(spec, steps_per_epoch=steps_per_epoch)
 
     torch.manual_seed(spec.seed)
-    model = build_model(spec, train=train, validation=manifests.get("validation"))
+    model = build_model(spec, train=train, validation=manifests.get("validation"), probe_file=job.probe_head)
     replica = replace(model, module=copy.deepcopy(model.module).eval().requires_grad_(False))
     model.module.to(device)
     flops = forward_flops_per_sample(model, device=device) if peak_flops(device) else 0

@@ -233,7 +233,7 @@ def _config(model: ClassifierModel, counterpart: _Counterpart, skeleton: nn.Modu
             "input_size": [3, size, size],
             "fixed_input_size": bool(source.get("fixed_input_size", False)),
             "interpolation": model.preprocess.interpolation,
-            "crop_pct": 1.0,
+            "crop_pct": model.preprocess.crop_pct,
             "crop_mode": "squash" if model.preprocess.resize_mode == "squash" else "center",
             "mean": list(model.preprocess.mean),
             "std": list(model.preprocess.std),

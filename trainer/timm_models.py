@@ -68,6 +68,7 @@ def timm_preprocess(trunk: nn.Module, image_size: int | None, exif: Exif) -> Pre
         interpolation=config["interpolation"],
         resize_mode="squash" if config["crop_mode"] == "squash" else "shortest",
         exif=exif,
+        crop_pct=min(float(config["crop_pct"]), 1.0),  # VOLO's 1.15 would pad the image
     )
 
 

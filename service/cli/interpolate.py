@@ -14,6 +14,7 @@ from service.cli.local_run import run_module
 from service.cli.output import JsonOption, console, print_json, print_table
 from trainer.interpolate.points import alpha_name
 from trainer.interpolate.request import Fisher, Interpolate
+from trainer.resolve import told_once
 
 _MODULE = "trainer.interpolate.command"
 
@@ -127,7 +128,7 @@ def _checked(kind: type[Interpolate] | type[Fisher], request: dict[str, Any]) ->
     try:
         return kind.model_validate(request)
     except ValidationError as error:
-        told = [(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in error.errors(include_url=False)]
+        told = [(".".join(map(str, e["loc"])), e["msg"], e["input"]) for e in told_once(error)]
         lines = [f"{place}: {message}, got {given!r}" if place else message for place, message, given in told]
         raise CommandError("\n".join(lines), code=USAGE) from None
 

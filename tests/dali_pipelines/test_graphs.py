@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
@@ -37,7 +38,7 @@ def steps(images: torch.Tensor, expected: torch.Tensor, preprocess: Preprocess) 
 
 
 def assert_equals_open_clip(manifest: Manifest, preprocess: Preprocess) -> None:
-    transform = open_clip.image_transform(
+    reference_transform = open_clip.image_transform(
         preprocess.image_size,
         is_train=False,
         mean=preprocess.mean,
@@ -45,6 +46,10 @@ def assert_equals_open_clip(manifest: Manifest, preprocess: Preprocess) -> None:
         resize_mode=preprocess.resize_mode,
         interpolation=preprocess.interpolation,
     )
+    assert_equals(manifest, preprocess, reference_transform)
+
+
+def assert_equals(manifest: Manifest, preprocess: Preprocess, transform) -> None:
     seen = 0
     for batch in EvalLoader(manifest, preprocess=preprocess, batch_size=8, num_threads=2):
         for row, image in zip(batch.rows, batch.images, strict=True):
@@ -63,6 +68,27 @@ def assert_equals_open_clip(manifest: Manifest, preprocess: Preprocess) -> None:
 def test_evaluation_equals_open_clip(manifest, resize_mode, interpolation, image_size):
     preprocess = Preprocess(image_size=image_size, resize_mode=resize_mode, interpolation=interpolation)
     assert_equals_open_clip(manifest, preprocess)
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+@pytest.mark.parametrize(("image_size", "crop_pct"), [(64, 0.9), (224, 0.875), (224, 0.95)])
+def test_evaluation_crops_as_timm_does(manifest, crop_mode, image_size, crop_pct):
+    preprocess = Preprocess(
+        image_size=image_size,
+        crop_pct=crop_pct,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.5, 0.6, 0.7),
+        resize_mode="squash" if crop_mode == "squash" else "shortest",
+    )
+    transform = timm.data.create_transform(
+        image_size,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        interpolation="bicubic",
+        mean=preprocess.mean,
+        std=preprocess.std,
+    )
+    assert_equals(manifest, preprocess, transform)
 
 
 def test_evaluation_equals_open_clip_with_another_normalisation(manifest):

@@ -31,9 +31,25 @@ def test_squash_takes_the_whole_image():
     np.testing.assert_array_equal(end, SIZES[:, ::-1])
 
 
+def test_a_share_of_the_resized_image_is_kept():
+    preprocess = Preprocess(image_size=224, crop_pct=0.875)
+    assert preprocess.resize_size == 256
+    start, end = resize_regions(SIZES[2:3], preprocess)
+    np.testing.assert_allclose([*start[0], *end[0]], [14, 14, 210, 210], rtol=1e-6)  # of 224 pixels, resized to 256
+    squashed, _ = resize_regions(SIZES[:1], Preprocess(image_size=224, crop_pct=0.875, resize_mode="squash"))
+    np.testing.assert_allclose(squashed[0], [480 / 16, 640 / 16], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("interpolation", "nearest"), ("resize_mode", "longest"), ("exif", "maybe"), ("image_size", 0)],
+    [
+        ("interpolation", "nearest"),
+        ("resize_mode", "longest"),
+        ("exif", "maybe"),
+        ("image_size", 0),
+        ("crop_pct", 0),
+        ("crop_pct", 1.5),
+    ],
 )
 def test_a_value_that_is_not_allowed_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field} is {value!r}"):

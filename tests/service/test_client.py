@@ -116,8 +116,8 @@ def test_a_running_job_is_paused_and_goes_on(client, service):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     resumed = client.resume(job["id"])
-    assert resumed["status"] == "queued"
-    assert [(a["number"], a["end_reason"]) for a in resumed["attempts"]] == [(1, "paused")]
+    assert resumed["status"] in ("queued", "running")
+    assert resumed["attempts"][0]["end_reason"] == "paused"
     go_on(job)
     done = wait_for(client, job, "succeeded")
     assert [a["resume"] for a in done["attempts"]] == [False, True]
@@ -129,7 +129,9 @@ def test_a_running_job_is_paused_and_goes_on(client, service):
 
 def test_a_queued_job_is_passed_over_while_it_is_paused(client, service):
     given = {**TINY, "training_file": str(service.data), "metadata": {"end": "wait"}, "spec": WHOLE_MACHINE}
-    first, second, third = (client.create_job(**given) for _ in range(3))
+    first = client.create_job(**given)
+    wait_for(client, first, "running")
+    second, third = (client.create_job(**given) for _ in range(2))
     wait_for(client, second, "queued")
     assert client.pause(second["id"])["status"] == "paused"
     wait_for(client, third, "queued")

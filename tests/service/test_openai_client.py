@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 openai = pytest.importorskip("openai", reason="the openai client is not installed")
 
 
 @pytest.fixture
-def api(service):
-    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=2, timeout=20) as api:
+def sent():
+    """Every request that the client sends, its retries included."""
+    return []
+
+
+@pytest.fixture
+def api(service, sent):
+    http = httpx.Client(event_hooks={"request": [sent.append]}, timeout=20)
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none", max_retries=2, http_client=http) as api:
         yield api
 
 
@@ -88,27 +96,27 @@ def test_jobs_are_filtered_by_metadata(api, service):
     assert [job.id for job in api.fine_tuning.jobs.list(metadata={"team": "a"})] == [wanted.id]
 
 
-def test_a_job_is_cancelled_once(api, service):
+def test_a_job_is_cancelled_once(api, service, sent):
     job = create(api, service, metadata={"end": "wait"})
     assert api.fine_tuning.jobs.cancel(job.id).status == "cancelled"
     assert finish(api, job).status == "cancelled"
-    began = time.monotonic()
+    before = len(sent)
     with pytest.raises(openai.ConflictError) as caught:
         api.fine_tuning.jobs.cancel(job.id)
-    assert time.monotonic() - began < 0.4, "the client tried again"
+    assert len(sent) == before + 1, "the client tried again"
     assert caught.value.code == "conflict"
 
 
-def test_a_job_is_paused_and_resumed(api, service):
+def test_a_job_is_paused_and_resumed(api, service, sent):
     job = create(api, service, metadata={"end": "wait"})
     wait_for(api, job, lambda found: found.status == "running")
     assert api.fine_tuning.jobs.pause(job.id).status == "paused"
-    began = time.monotonic()
+    before = len(sent)
     with pytest.raises(openai.ConflictError):
         api.fine_tuning.jobs.pause(job.id)
-    assert time.monotonic() - began < 0.4, "the client tried again"
+    assert len(sent) == before + 1, "the client tried again"
     wait_for(api, job, lambda found: found.model_extra["attempts"][0]["status"] == "ended")
-    assert api.fine_tuning.jobs.resume(job.id).status == "queued"
+    assert api.fine_tuning.jobs.resume(job.id).status in ("queued", "running")
     (Path(job.model_extra["job_dir"]) / "go").touch()
     assert finish(api, job).status == "succeeded"
 

@@ -312,6 +312,20 @@ def test_timm_preprocesses_as_open_clip_did(clip, pictures, tmp_path):
         assert torch.equal(transform(picture), reference(picture))
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet18"])
+def test_timm_crops_an_export_as_it_crops_its_own_model(name, tmp_path):
+    expected = timm.data.resolve_model_data_config(timm.create_model(name))
+    torch.manual_seed(0)
+    classifier = load_timm_classifier(ModelSpec(name=f"timm/{name}"), class_names=("cat", "dog"))
+    assert classifier.preprocess.crop_pct == expected["crop_pct"]
+    export_classifier(classifier, tmp_path / "export", card=CARD)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    found = timm.data.resolve_model_data_config(loaded)
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()}
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()} == lists
+    assert read_classifier(tmp_path / "export").preprocess == classifier.preprocess
+
+
 def test_a_classifier_comes_back_with_all_that_belongs_to_it(tmp_path):
     classifier = trained_classifier("attune-tiny-32")
     exif = replace(classifier, preprocess=replace(classifier.preprocess, exif="apply"))

@@ -42,6 +42,7 @@ def test_lp_ft_and_wise_ft_in_one_job_on_two_ranks(launch, digits, tmp_path):
     assert log.count("linear probe: C ") == 1
 
     job = run.job
+    assert load_file(job.probe_head)["weight"].shape == load_file(job.export / "model.safetensors")["head.weight"].shape
     read, _ = events.read_events(job.attempt(1).events)
     measured = {
         (event.step, event.weights, event.dataset): event.metrics for event in read if event.type == "evaluation"

@@ -44,6 +44,12 @@ def test_a_lock_pattern_without_a_parameter_is_refused():
         trained(locked=True, patterns=["!layer1", "!layer7"])
 
 
+@pytest.mark.parametrize("pattern", ["", "!"])
+def test_a_lock_pattern_without_a_word_is_refused(pattern):
+    with pytest.raises(UnusableSpecError, match=f"'{pattern}' holds no word, and would match every parameter"):
+        trained(locked=True, patterns=[pattern])
+
+
 def test_the_last_freeze_pattern_wins():
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     freeze_matching(module, patterns=["*", "!1.*", "*.bias"])

@@ -18,7 +18,7 @@ def test_it_leaves_the_first_step_alone_and_pulls_from_the_second_on():
         weight.grad = torch.full_like(weight, gradient)
         optimizer.step()
         history.append(weight[0].item())
-    assert history == [0.5, 0.5 + 0.5 * 0.25 * 0.5, 0.5625 + 0.5 * 0.25 * (1 - 0.5625)]
+    assert history == [0.5, 0.5 + 0.5 * 2 * 0.25 * 0.5, 0.625 + 0.5 * 2 * 0.25 * (1 - 0.625)]
 
 
 def test_parameters_without_a_gradient_are_left_alone():
@@ -49,6 +49,7 @@ def test_a_resumed_run_is_pulled_to_the_first_weights_still(launch, digits_spec)
     again = load_file(exported_weights(run.job))
     assert not [name for name in whole if not torch.equal(whole[name], again[name])]
     before, after = (starts_and_weights(run.job, name) for name in ("step-5-attempt-1", "step-10-attempt-2"))
+    assert len(before) == len(after) > 0
     for (start, weights), (later_start, later_weights) in zip(before, after, strict=True):
         assert torch.equal(start, later_start)
         assert not torch.equal(start, weights)
@@ -56,11 +57,12 @@ def test_a_resumed_run_is_pulled_to_the_first_weights_still(launch, digits_spec)
 
 
 def starts_and_weights(job, checkpoint):
-    """Starting and present weights of each sub-group on each rank."""
+    """Starting and present weights of each sub-group on each rank, but for the head's, which are not pulled."""
     paths = sorted((job.checkpoints / checkpoint / "deepspeed/state").glob("*optim_states.pt"))
     stored = [torch.load(path, weights_only=False)["optimizer_state_dict"] for path in paths]
     states = [(one["optimizer_state_dict"]["state"], one["fp32_flat_groups"]) for one in stored]
-    return [(state[index]["start"], flat) for state, flats in states for index, flat in enumerate(flats)]
+    found = [(state[index], flat) for state, flats in states for index, flat in enumerate(flats)]
+    return [(state["start"], flat) for state, flat in found if "start" in state]
 
 
 def exported_weights(job):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dali_pipelines.manifest import Manifest
+from trainer.additions import added
 from trainer.errors import UnusableDataError
 from trainer.long_texts import count_long, find_long_texts, refuse_long_texts
 from trainer.models import load_clip
@@ -39,7 +40,9 @@ def test_captions_are_counted_and_a_learned_prompt_takes_room(model):
     (remark,) = find_long_texts(spec, model=model, manifests=manifests)
     assert remark.startswith(f"1 captions of train need more than the text tower's {room} tokens, such as 'dog dog")
     prompted = JobSpec.model_validate({"model": {"name": "attune-tiny-32", "text": {"prompt": {"length": 4}}}})
-    assert find_long_texts(prompted, model=model, manifests=manifests)[0].startswith("2 captions of train")
+    with_prompt = added(load_clip(prompted.model), prompted.model, unshifted_pooling=False, structure=False)
+    (remark,) = find_long_texts(prompted, model=with_prompt, manifests=manifests)
+    assert remark.startswith(f"2 captions of train need more than the text tower's {room - 4} tokens")
 
 
 def test_prompts_are_counted_for_every_class_and_template(model):

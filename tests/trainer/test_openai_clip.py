@@ -18,8 +18,9 @@ from trainer.catalogue import weights_dir
 from trainer.errors import UnusableDataError
 from trainer.export import export_clip
 from trainer.model_card import ModelCard
+from trainer.model_setup import build_model
 from trainer.models import ModelError, load_clip
-from trainer.spec import ModelSpec
+from trainer.spec import JobSpec, ModelSpec
 
 TEXTS = ["a diagram", "a dog", "a cat"]
 
@@ -111,6 +112,19 @@ def test_an_export_answers_both_ways(export, picture):
     assert per_image.shape == (2, 3)
     assert torch.equal(per_text, per_image.T)
     assert not model.training
+
+
+def test_an_export_with_a_learned_prompt_reads_as_many_tokens_as_are_left(digits_manifest, tmp_path, picture):
+    prompted = JobSpec.model_validate({"model": {"name": "attune-tiny-32", "text": {"prompt": {"length": 4}}}})
+    trained = build_model(prompted, train=digits_manifest)
+    export_clip(trained, tmp_path / "model", card=ModelCard(spec=None, metrics={}))
+    model, preprocess = clip.load(tmp_path / "model", "cpu")
+    tokens = clip.tokenize(TEXTS, model.context_length)
+    assert torch.equal(tokens.long(), trained.tokenize(TEXTS))
+    with torch.no_grad():
+        expected = trained.module.eval().encode_text(trained.tokenize(TEXTS))
+        torch.testing.assert_close(model.encode_text(tokens), expected)
+        assert model(preprocess(picture)[None], tokens)[0].shape == (1, 3)
 
 
 def test_preprocessing_is_the_models_own_whatever_holds_the_image(export, picture, tmp_path):

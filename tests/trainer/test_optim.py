@@ -4,6 +4,7 @@ import math
 import open_clip
 import pytest
 import torch
+from transformers import T5Config, T5EncoderModel
 
 from trainer.ema import track_average
 from trainer.freezing import freeze_matching
@@ -116,6 +117,16 @@ def test_vit_b16_has_the_published_fourteen_scales():
     assert min(scales) == pytest.approx(0.0013060694, abs=1e-10)
 
 
+def test_the_shared_embedding_of_an_encoder_and_decoder_is_next_to_the_input():
+    module = torch.nn.Module()
+    module.visual = torch.nn.Linear(1, 1)
+    module.text = T5EncoderModel(T5Config(vocab_size=8, d_model=4, d_kv=2, d_ff=4, num_layers=2, num_heads=2))
+    positions = layer_positions(module)
+    assert (positions["text.shared.weight"].layer, positions["text.shared.weight"].tower) == (0, "text")
+    assert positions["text.encoder.block.1.layer.0.SelfAttention.q.weight"].layer == 2
+    assert positions["text.encoder.final_layer_norm.weight"].layer == positions["text.shared.weight"].top == 3
+
+
 def test_resnet_towers_count_stem_stages_and_pool():
     positions = layer_positions(on_meta("RN50"))
     assert positions["visual.conv1.weight"].layer == 0
@@ -221,22 +232,23 @@ def test_each_optimizer_descends_and_resumes_bit_for_bit_with_average_and_l2_sp(
     step()
     other_step()
     assert torch.equal(weights(module), weights(other))
-    starts = torch.cat([resumed.state[p]["start"].flatten() for p in other.parameters()])
-    assert torch.equal(starts, first)
+    starts = torch.cat([resumed.state[p]["start"].flatten() for p in other.trunk.parameters()])
+    assert torch.equal(starts, first[: len(starts)])
+    assert not any("start" in resumed.state[p] for p in other.head.parameters())
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_optimizer_works_element_by_element(name):
     """ZeRO hands over all weights of a group as one vector, or a part of it."""
     _, module, step = quadratic(name, l2_sp=0.3)
-    decays = torch.tensor([p.ndim > 1 for p in module.parameters() for _ in range(p.numel())])
+    decays = torch.tensor([name == "trunk.weight" for name, p in module.named_parameters() for _ in range(p.numel())])
     together = torch.nn.Parameter(weights(module)[decays])
-    holder = ImageClassifier(torch.nn.Identity(), num_features=1, num_classes=1)
+    holder = ImageClassifier(torch.nn.Linear(1, 1), num_features=1, num_classes=1)
     optimizer = build_optimizer(
         holder, spec=job(objective="classification", name=name, lr=0.01, weight_decay=0.1, eps=1e-8, l2_sp=0.3)
     )
     for group in optimizer.param_groups:
-        group["params"] = [together] if group["weight_decay"] else []
+        group["params"] = [together] if group["weight_decay"] and group["pulled"] else []
     for _ in range(3):
         step()
         together.grad = 2 * together.detach()
@@ -252,15 +264,18 @@ def test_nesterov_changes_sgd_from_the_second_step_on():
     assert not torch.equal(weights(plain[1]), weights(nesterov[1]))
 
 
-def test_l2_sp_is_the_gradient_of_half_the_squared_distance_from_the_start():
+def test_l2_sp_is_the_gradient_of_the_squared_distance_from_the_start_and_spares_the_head():
     optimizer, module, _ = quadratic("sgd", l2_sp=0.4, momentum=0.0)
     reference, start = weights(module).clone(), weights(module).clone()
-    decays = torch.tensor([0.1 if p.ndim > 1 else 0.0 for p in module.parameters() for _ in range(p.numel())])
+    named = [(name, p) for name, p in module.named_parameters() for _ in range(p.numel())]
+    decays = torch.tensor([0.1 if p.ndim > 1 else 0.0 for _, p in named])
+    pulls = torch.tensor([0.0 if name.startswith("head.") else 2 * 0.4 for name, _ in named])
+    assert 0 < pulls.count_nonzero() < len(pulls)
     for _ in range(4):
         optimizer.zero_grad()
         sum(p.sin().sum() for p in module.parameters()).backward()
         optimizer.step()
-        reference -= 0.01 * (reference.cos() + 0.4 * (reference - start) + decays * reference)
+        reference -= 0.01 * (reference.cos() + pulls * (reference - start) + decays * reference)
     torch.testing.assert_close(weights(module), reference)
 
 

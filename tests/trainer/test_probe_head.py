@@ -123,3 +123,15 @@ def test_the_tower_and_its_training_flags_are_left_alone(classifier, train, held
     assert classifier.module.training
     for name, tensor in classifier.module.trunk.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_later_attempt_reads_the_probe_instead_of_fitting_again(train, heldout, tmp_path, capsys):
+    first, again = classifier_on(train), classifier_on(train)
+    spec, file = spec_with(strengths=(0.1,)), tmp_path / "probe_head.safetensors"
+    init_probe_head(first, train=train, validation=heldout, spec=spec, file=file)
+    assert "linear probe: C " in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    init_probe_head(again, train=train, validation=heldout, spec=spec, file=file)
+    assert "linear probe" not in capsys.readouterr().out
+    for name, tensor in first.module.head.state_dict().items():
+        assert torch.equal(again.module.head.state_dict()[name], tensor)

@@ -94,9 +94,23 @@ def test_unknown_models_name_near_ones(name, word):
         ({"parallel": {"zero_stage": 1, "offload_parameters": "cpu"}}, "parallel.offload_parameters", ["zero_stage 3"]),
         ({"parallel": {"zero_stage": 3, "offload_optimizer": "nvme"}}, "parallel.nvme_path", ["nvme_path"]),
         ({"parallel": {"zero_stage": 4}}, "parallel.zero_stage", ["less than or equal to 3", "4"]),
-        ({"data": {"train": "x", "templates": ["a photo"]}}, "data.templates", ["a photo", "{}", "imagenet"]),
+        (
+            {"data": {"train": "x", "templates": ["a photo"]}},
+            "data.templates",
+            ["a photo", "{}", "attune prompts list"],
+        ),
         ({"model": "timm/vit_base_patch16_224.x"}, "objective.name", ["text tower"]),
         ({"schedule": {"warmup_steps": 9, "max_steps": 5}}, "schedule.warmup_steps", ["9", "5"]),
+        (
+            {"export": {"wise_ft": {"alpha": 1.5}}},
+            "export.wise_ft.alpha",
+            ["less than or equal to 1, or 'best', got 1.5"],
+        ),
+        ({"objective": {"name": "clasification"}}, "objective.name", ["'classification'", "got 'clasification'"]),
+        ({"export": {"wise_ft": 1}}, "export.wise_ft", ["should be a mapping of fields, got 1"]),
+        ({"optim": {"betas": 0.9}}, "optim.betas", ["should be a list, got 0.9"]),
+        ({"parallel": {"devices": 0}}, "parallel.devices", ["greater than or equal to 1, or 'auto', got 0"]),
+        ({"model": {"text": {"context_length": 2}}}, "model.text.context_length", ["leaves no room", "3 or more"]),
         ({"export": {"weights": "ema"}}, "export.weights", ["optim.ema_decay"]),
         ({"data": {"train": {"format": "csv", "path": "t.csv"}}}, "data.train.label_column", ["class_prompts"]),
     ],
@@ -162,6 +176,17 @@ def test_an_override_inside_a_plain_path_keeps_the_path():
 def test_all_problems_are_reported_at_once():
     problems = problems_of(recipe="flyp", spec=with_data(optim={"lr": -1, "nope": 1}, seed=-3))
     assert {"optim.lr", "optim.nope", "seed"} <= set(problems)
+
+
+def test_a_bad_item_does_not_make_its_list_too_short():
+    assert list(problems_of(spec={"model": "ViT-B-32", "export": {"wise_ft": {"alphas": [1.5]}}})) == [
+        "export.wise_ft.alphas.0"
+    ]
+
+
+def test_a_recipe_cannot_be_changed_under_the_fields_that_it_set():
+    assert "--recipe" in problems_of(recipe="flyp", overrides=["recipe=ft-clip"])["recipe"]
+    assert "--recipe" in problems_of(spec={"model": "ViT-B-32"}, overrides=["recipe=flyp"])["recipe"]
 
 
 def test_unknown_recipes_name_near_ones():

@@ -108,8 +108,8 @@ def test_the_smaller_of_epochs_and_steps_counts():
 @pytest.mark.parametrize(
     ("warmup", "words"),
     [
-        ({"warmup_steps": 500}, r"warmup_steps 500 .* 20 steps"),
-        ({"warmup_epochs": 1.9}, r"warmup_epochs 1.9 .* 7 step"),
+        ({"warmup_steps": 500}, r"warmup_steps 500 .* 20 steps; .*schedule\.epochs"),
+        ({"warmup_epochs": 1.9}, r"warmup_epochs 1\.9 \(19 steps\) .* 7 steps; .*schedule\.max_steps"),
     ],
 )
 def test_a_warm_up_longer_than_the_job_is_refused(warmup, words):

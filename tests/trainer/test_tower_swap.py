@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from trainer.errors import UnusableSpecError
 from trainer.export import export_clip
+from trainer.interpolate.folders import FolderLine
 from trainer.model_card import ModelCard
 from trainer.model_setup import build_model, build_structure
 from trainer.models import load_clip
@@ -78,6 +79,23 @@ def test_an_export_with_an_encoder_outlives_its_folder(encoder, tmp_path):
         again = load_clip(ModelSpec(name=f"local-dir:{tmp_path / 'moved'}"))
         torch.testing.assert_close(again.module.eval().encode_text(again.tokenize(TEXTS)), expected)
         assert again.tokenize(TEXTS).shape == (2, 12)
+
+
+def test_a_point_between_exports_with_an_encoder_outlives_both(encoder, tmp_path):
+    folders = tmp_path / "start", tmp_path / "tuned"
+    model = load(text={"tower": f"local-dir:{encoder}", "context_length": 12})
+    for folder in folders:
+        export_clip(model, folder, card=ModelCard(spec=None, metrics={}))
+    FolderLine.between(*folders, name="start").write(tmp_path / "point", alpha=0.5)
+    for folder in folders:
+        shutil.rmtree(folder)
+    name = f"local-dir:{tmp_path / 'point'}"
+    plain, again = open_clip.create_model(name).eval(), load_clip(ModelSpec(name=name))
+    with torch.no_grad():
+        tokens = model.tokenize(TEXTS)
+        expected = model.module.eval().encode_text(tokens)
+        torch.testing.assert_close(plain.encode_text(open_clip.get_tokenizer(name)(TEXTS)), expected)
+        torch.testing.assert_close(again.module.eval().encode_text(again.tokenize(TEXTS)), expected)
 
 
 @torch.no_grad()

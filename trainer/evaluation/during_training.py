@@ -34,20 +34,27 @@ class Scores:
     ema: dict[str, float] = field(default_factory=dict)
     wise_ft: dict[str, float] = field(default_factory=dict)
 
-    def best(self, metric: str) -> dict[str, float]:
-        """The scores of the weights that do better in `metric`; the raw ones if equal or not measured."""
-        return self.ema if self.better_weights(metric) == "ema" else self.raw
+    def of(self, weights: Which) -> dict[str, float]:
+        """The scores of one kind of weights; before the first step the average is the raw weights."""
+        return self.ema if weights == "ema" and self.step > 0 else self.raw
+
+    def exported_weights(self, metric: str, *, wanted: Literal["auto", "raw", "ema"]) -> Which:
+        """Which weights an export of this step holds; `wanted` is the spec's `export.weights`."""
+        return self.better_weights(metric) if wanted == "auto" else wanted
 
     def better_weights(self, metric: str) -> Which:
-        """Which weights do better in `metric`: the raw ones or their average. The blend is not among the candidates."""
+        """Which weights do better in `metric`: the raw ones, also if equal or not measured, or their average. The blend
+        is not among the candidates."""
         merit = metric_named(metric).merit
         raw, ema = (merit(scores[metric]) if metric in scores else float("-inf") for scores in (self.raw, self.ema))
         return "ema" if ema > raw else "raw"
 
-    def by_record_field(self, metric: str) -> dict[str, dict[str, float]]:
-        """As a checkpoint's record names them; `metric` says which weights stand for the checkpoint."""
+    def by_record_field(
+        self, metric: str, *, wanted: Literal["auto", "raw", "ema"] = "auto"
+    ) -> dict[str, dict[str, float]]:
+        """As a checkpoint's record names them; the weights that would be exported stand for the checkpoint."""
         return {
-            "metrics": self.best(metric),
+            "metrics": self.of(self.exported_weights(metric, wanted=wanted)),
             "raw_metrics": self.raw,
             "ema_metrics": self.ema,
             "wise_ft_metrics": self.wise_ft,

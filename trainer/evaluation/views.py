@@ -26,7 +26,7 @@ def loaded_size(preprocess: Preprocess, views: Views) -> Preprocess:
     """What to load images with, so that there is something to crop from."""
     if views not in ("five_crop", "ten_crop"):
         return preprocess
-    return replace(preprocess, image_size=round(preprocess.image_size / _CROP_SHARE))
+    return replace(preprocess, image_size=round(preprocess.image_size / _CROP_SHARE), crop_pct=1.0)
 
 
 def views_of(images: Tensor, views: Views, *, size: int) -> list[Tensor]:

@@ -29,7 +29,7 @@ from trainer.interpolate.points import alpha_name
 from trainer.interpolate.request import Fisher, Interpolate
 from trainer.interpolate.tensor_files import TensorFile
 from trainer.interpolation import InterpolationError
-from trainer.resolve import SpecError
+from trainer.resolve import SpecError, told_once
 from trainer.whole_folder import replacing
 from trainer.wise_ft import Curve, curve_of
 
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ValidationError as error:
-        for problem in error.errors(include_url=False):
+        for problem in told_once(error):
             place = ".".join(str(part) for part in problem["loc"][1:])
             print(f"error: {place}{': ' if place else ''}{problem['msg']}", file=sys.stderr)
         return 2

@@ -23,6 +23,7 @@ from trainer.whole_folder import replacing
 
 _DESCRIPTION = "attune.json"
 _CARD = "README.md"
+_CLIP_CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,13 @@ class FolderLine:
         """Write the model at `alpha`, with everything that `tuned` has beside its weights, replacing `folder`."""
         with replacing(folder) as partial:
             for path in self.tuned.iterdir():
-                if path.is_file() and path.name not in self.lines:
+                if path.is_dir():
+                    shutil.copytree(path, partial / path.name)
+                elif path.name not in self.lines:
                     shutil.copyfile(path, partial / path.name)
             for file, line in self.lines.items():
                 line.write(partial / file, alpha=alpha)
+            _name_own_text_tower(partial, final=folder)
             self._describe(partial, alpha)
 
     def _describe(self, folder: Path, alpha: float) -> None:
@@ -75,6 +79,18 @@ class FolderLine:
         weighed = any(line.fishers is not None for line in self.lines.values())
         line = {"alpha": alpha, "start": self.start, "tuned": str(self.tuned), "fisher": weighed}
         update_description(folder, wise_ft=line, metrics={})
+
+
+def _name_own_text_tower(folder: Path, *, final: Path) -> None:
+    """Let the configuration of a text tower that came along be found where `folder` will be, not where it was."""
+    path = folder / _CLIP_CONFIG
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    text = content.get("model_cfg", {}).get("text_cfg", {})
+    if (folder / "text_tower").is_dir() and Path(text.get("hf_model_name", "")).is_absolute():
+        text["hf_model_name"] = str(final.resolve() / "text_tower")
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -58,9 +58,7 @@ def build_objective(
 
 def _pairs(objective: ContrastiveObjective | ClassPromptsObjective, *, texts: Texts) -> PairObjective:
     assert objective.loss != "cross_entropy"
-    return PairObjective(
-        texts, loss=objective.loss, same_class=objective.same_class, gather_gradient=objective.gather_gradient
-    )
+    return PairObjective(texts, loss=objective.loss, same_class=objective.same_class)
 
 
 def _distillation(

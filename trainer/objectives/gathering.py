@@ -23,20 +23,12 @@ def gather(values: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
-def gather_features(features: Tensor, *, gradient: bool = True) -> Tensor:
+def gather_features(features: Tensor) -> Tensor:
     """(B, D) of this rank -> (world_size * B, D) of all. All ranks must call it.
 
-    With `gradient` every rank's gradient returns to where a feature came from; without it only this rank's own
-    features keep theirs.
+    Every rank's gradient returns to where a feature came from, summed over ranks.
     """
-    rank, size = rank_and_size()
-    if size == 1:
-        return features
-    if gradient:
-        return _Gather.apply(features)
-    parts = list(gather(features).chunk(size))
-    parts[rank] = features
-    return torch.cat(parts)
+    return features if rank_and_size()[1] == 1 else _Gather.apply(features)
 
 
 class _Gather(torch.autograd.Function):

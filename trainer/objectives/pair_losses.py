@@ -24,7 +24,6 @@ def info_nce(
     logit_scale: Tensor,
     identities: Tensor | None = None,
     same_class: SameClass = "negative",
-    gather_gradient: bool = True,
 ) -> Tensor:
     """Half the cross-entropy of images to texts plus half that of texts to images (https://arxiv.org/abs/2103.00020).
 
@@ -34,11 +33,10 @@ def info_nce(
         identities: (B, K) int64; pairs with an equal entry, not below 0, in some column are of the same class.
         same_class: such pairs are negatives, share the target evenly (UniCL, https://arxiv.org/abs/2204.03610), or
             are left out of the denominator.
-        gather_gradient: whether gradients reach the features of other ranks.
     """
     image_features, text_features = image_features.float(), text_features.float()
-    all_images = gather_features(image_features, gradient=gather_gradient)  # (W * B, D)
-    all_texts = gather_features(text_features, gradient=gather_gradient)
+    all_images = gather_features(image_features)  # (W * B, D)
+    all_texts = gather_features(text_features)
     image_logits = logit_scale.float() * image_features @ all_texts.T  # (B, W * B)
     text_logits = logit_scale.float() * text_features @ all_images.T
     own = _own_columns(image_features)
@@ -61,7 +59,6 @@ def siglip(
     logit_bias: Tensor,
     identities: Tensor | None = None,
     same_class: SameClass = "negative",
-    gather_gradient: bool = True,
 ) -> Tensor:
     """A sigmoid for each image and text of the batch, summed over texts (https://arxiv.org/abs/2303.15343).
 
@@ -69,7 +66,7 @@ def siglip(
     class are negatives, positives, or left out.
     """
     image_features, text_features = image_features.float(), text_features.float()
-    all_texts = gather_features(text_features, gradient=gather_gradient)  # (W * B, D)
+    all_texts = gather_features(text_features)  # (W * B, D)
     logits = logit_scale.float() * image_features @ all_texts.T + logit_bias.float()  # (B, W * B)
     own = _own_columns(image_features)
     positive = torch.zeros_like(logits, dtype=torch.bool).scatter(1, own[:, None], True)

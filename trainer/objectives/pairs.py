@@ -49,9 +49,8 @@ class PairObjective:
         *,
         loss: Literal["info_nce", "siglip"],
         same_class: SameClass = "negative",
-        gather_gradient: bool = True,
     ) -> None:
-        self._texts, self._loss, self._same_class, self._gather_gradient = texts, loss, same_class, gather_gradient
+        self._texts, self._loss, self._same_class = texts, loss, same_class
         self.state: Mapping[str, Tensor] = {}
 
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:
@@ -76,7 +75,6 @@ class PairObjective:
             "logit_scale": features.logit_scale,
             "identities": torch.cat(parts) if parts else None,
             "same_class": self._same_class,
-            "gather_gradient": self._gather_gradient,
         }
         if self._loss == "info_nce":
             return info_nce(features.image, features.text, **options)

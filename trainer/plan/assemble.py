@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from trainer.errors import UnusableSpecError
+from trainer.long_texts import refuse_long_templates
 from trainer.model_setup import build_structure
 from trainer.models import ClassifierModel, ClipModel
 from trainer.optim import parameter_groups
@@ -56,6 +57,7 @@ def make_plan(spec: JobSpec, *, assumptions: Assumptions = Assumptions()) -> dic
     parameters = count_parameters(model, spec=spec)
     macs = {"image": compute.image_macs(model)}
     if isinstance(model, ClipModel):
+        refuse_long_templates(spec, model=model)
         macs["text"] = compute.text_macs(model)
     towers = _towers(spec, model, macs, num_classes=num_classes, micro_size=micro_size)
     made = {
@@ -66,7 +68,7 @@ def make_plan(spec: JobSpec, *, assumptions: Assumptions = Assumptions()) -> dic
         "parameters": parameters,
         "optimizer": {"name": spec.optim.name, "groups": describe_groups(model.module, spec=spec)},
         "schedule": _schedule(spec, data.steps_per_epoch(spec), steps=assumptions.steps, notes=notes),
-        "compute": _compute(spec, model, macs, towers),
+        "compute": _compute(spec, model, macs, towers, accumulation=spec.batch.global_size // (devices * micro_size)),
     }
     inputs = {name: round(towers[name].inputs_per_image * micro_size) for name in ("image", "text") if name in towers}
     activations = activation_bytes(model, spec=spec, inputs=inputs)  # the last use of the model
@@ -187,6 +189,8 @@ def _compute(
     model: ClipModel | ClassifierModel,
     macs: Mapping[str, int],
     towers: Mapping[str, compute.Tower],
+    *,
+    accumulation: int,
 ) -> dict[str, Any]:
     shape = compute.vit_shape(model.module)
     counts: dict[str, int | None] = {
@@ -194,11 +198,12 @@ def _compute(
         "ft_clip": shape and compute.ft_clip_macs(shape),
         "mmpretrain": shape and compute.mmpretrain_macs(shape),
     }
+    flops = compute.train_flops_per_image(list(towers.values()), spec=spec, accumulation=accumulation)
     return {
         "convention": "attune",
         "forward_macs_per_image": macs["image"],
         "forward_macs_per_text": macs.get("text"),
-        "train_flops_per_image": compute.train_flops_per_image(list(towers.values()), spec=spec),
+        "train_flops_per_image": flops,
         "towers": {name: asdict(tower) for name, tower in towers.items()},
         "conventions": {
             name: {"forward_macs_per_image": count, "counted": compute.COUNTED[name]} for name, count in counts.items()

@@ -154,12 +154,15 @@ class Tower:
     """Whether anything in it, or before it, is trained: else there is no backward pass."""
 
 
-def train_flops_per_image(towers: list[Tower], *, spec: JobSpec) -> int:
+def train_flops_per_image(towers: list[Tower], *, spec: JobSpec, accumulation: int) -> int:
     """FLOPs of one training image with its texts: 2 a multiply-add forward, and 4 backward where a tower trains.
 
     One more forward pass recomputes activations, and one more fills a feature cache.
+
+    Args:
+        accumulation: micro-batches of a device in a step; with one there is nothing to cache.
     """
-    passes = 1 + int(getattr(spec.objective, "feature_cache", False))
+    passes = 1 + int(getattr(spec.objective, "feature_cache", False) and accumulation > 1)
     recomputed = int(spec.parallel.activation_checkpointing)
     return round(
         sum(t.macs * t.inputs_per_image * (2 * passes + (4 + 2 * recomputed if t.trains else 0)) for t in towers)

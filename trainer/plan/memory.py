@@ -9,8 +9,8 @@ parameters on N devices,
     average      4 T                        with the optimizer
 
 where w is 4 bytes (fp32, amp_bf16) or 2 (bf16, fp16); m = 4 for the fp32 master copy, which stage 0 in fp32 or amp_bf16
-needs none of; and s what the optimizer remembers, 8 for the Adam family, and 4 more for L2-SP. Stage 0 in bf16 or fp16
-runs as stage 1. What is offloaded stands under `host` in place of the device.
+needs none of; and s what the optimizer remembers, 8 for the Adam family, and 4 more for L2-SP, whose head in
+fact needs none. Stage 0 in bf16 or fp16 runs as stage 1. What is offloaded stands under `host` in place of the device.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ _SOURCE = "https://github.com/ChenDelong1999/ITRA (docs, fine-tuning CLIP for MS
 _COCO = PublishedData("MS-COCO Captions 2017", num_train=118_287, num_classes=None, devices=8)
 _STEPS_NOTE = "the source skips the short batch that ends each epoch after it has moved the schedule; here it is filled"
 _CAPTION_NOTE = "one caption of an image is drawn each time it is seen, of all it has; the source takes the first five"
+_CLIP_NOTE = "optim.clip_grad_norm limits the whole batch's gradient; the source's is divided by the number of devices"
 
 _IMAGE_PARTIAL_L14 = ("!ln_post", *(f"!resblocks.{block}" for block in range(23, 17, -1)))
 _TEXT_PARTIAL_L14 = ("!text_projection", "!ln_final", *(f"!resblocks.{block}" for block in range(11, 8, -1)))
@@ -65,7 +66,7 @@ def rsicd_vit_l14_336() -> JobSpec:
 
 
 def contrastive() -> JobSpec:
-    """The baseline with OpenAI's ViT-B/16, gradients through all ranks and the logit scale held below 100."""
+    """The baseline with OpenAI's ViT-B/16 and the logit scale held below 100."""
     spec = _itra(ModelSpec(name="ViT-B-16/openai"), global_size=256, epochs=10, weight_decay=0.5)
     return spec.model_copy(update={"objective": ContrastiveObjective(), "parallel": ParallelSpec()})
 
@@ -73,7 +74,7 @@ def contrastive() -> JobSpec:
 def _itra(model: ModelSpec, *, global_size: int, epochs: int, weight_decay: float) -> JobSpec:
     return JobSpec(
         model=model,
-        objective=ContrastiveObjective(gather_gradient=False, max_logit_scale=None),
+        objective=ContrastiveObjective(max_logit_scale=None),
         data=DataSpec(epoch_end="continue", augmentation=AugmentationSpec(crop_scale=(0.9, 1.0))),
         batch=BatchSpec(global_size=global_size),
         optim=OptimSpec(lr=1e-5, lr_batch=256, weight_decay=weight_decay, clip_grad_norm=5.0),
@@ -111,7 +112,7 @@ RECIPES = (
         "44.99/72.76/82.34), 8 x RTX 2080 Ti, 3.5 min an epoch",
         _command("itra-coco-rn50-baseline"),
         _COCO,
-        (_STEPS_NOTE, _CAPTION_NOTE),
+        (_STEPS_NOTE, _CLIP_NOTE, _CAPTION_NOTE),
     ),
     Recipe(
         "itra-coco-rn50-improved",
@@ -123,7 +124,7 @@ RECIPES = (
         "8 x RTX 2080 Ti",
         _command("itra-coco-rn50-improved"),
         _COCO,
-        (_STEPS_NOTE, _CAPTION_NOTE),
+        (_STEPS_NOTE, _CLIP_NOTE, _CAPTION_NOTE),
     ),
     Recipe(
         "itra-coco-rn50-partial",
@@ -135,7 +136,7 @@ RECIPES = (
         "8 x RTX 2080 Ti",
         _command("itra-coco-rn50-partial"),
         _COCO,
-        (_STEPS_NOTE, _CAPTION_NOTE, "the locked image tower keeps its batch statistics, as in the source"),
+        (_STEPS_NOTE, _CLIP_NOTE, _CAPTION_NOTE, "the locked image tower keeps its batch statistics, as in the source"),
     ),
     Recipe(
         "itra-rsicd-vit-l14-336",
@@ -149,6 +150,7 @@ RECIPES = (
         PublishedData("RSICD", num_train=8_734, num_classes=None, devices=8),
         (
             _STEPS_NOTE,
+            _CLIP_NOTE,
             "learning rate 1e-6 as in the command; the source's name for the run says 1e-5",
             "layer decay reaches the embeddings; compat=[itra-layer-decay] leaves them at the full rate, as the source",
         ),

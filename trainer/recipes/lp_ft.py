@@ -79,7 +79,8 @@ RECIPES = (
         train_command("lp-ft", "data.train=photos/train", "data.validation=photos/val"),
         notes=(
             "the source tries ten learning rates from 3e-7 to 1e-2 and takes the best: attune sweep run lp-ft",
-            "objective.l2_sp=0.01 adds its pull towards the start, optim.head_lr_multiplier=10 its faster head",
+            "objective.l2_sp=0.01 adds its pull of the tower towards the start, optim.head_lr_multiplier=10 its faster "
+            "head",
         ),
     ),
     Recipe(

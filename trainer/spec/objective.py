@@ -15,7 +15,7 @@ class _PairObjective(Section):
     """`info_nce`: symmetric cross-entropy over the batch (https://arxiv.org/abs/2103.00020); `siglip`: a sigmoid for
     each pair (https://arxiv.org/abs/2303.15343), with a logit bias that starts at -10 where the model has none;
     `cross_entropy`: images against the texts of all classes, one template drawn for each class and step (FLYP's
-    `ce_ablation`, ITRA's CrossEntropy); it needs class names."""
+    `ce_ablation`); it needs class names."""
     same_class: Literal["negative", "positive", "ignore"] = "negative"
     """What another sample of the same class (where the data have no classes: with the same caption or image) in the
     batch is: `negative`, as FLYP and CLIP were trained; `positive`, with the target spread over all of them, which is
@@ -25,9 +25,6 @@ class _PairObjective(Section):
     """Contrast the whole global batch, whatever the micro-batch: features are computed once without gradients, and
     again with the gradient of each (GradCache, https://arxiv.org/abs/2101.06983). Costs one more forward pass, and
     memory for the images of a device's share of the global batch."""
-    gather_gradient: bool = True
-    """Whether gradients flow into the features that other ranks contributed, as one large batch would have it; False is
-    ITRA's default and cheaper."""
     initial_logit_scale: PositiveFloat | None = None
     """exp(logit_scale) to start from, such as 14.2857 (1 / 0.07); None: the model's own."""
 
@@ -82,8 +79,8 @@ class ClassificationObjective(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability mass spread over all classes."""
     l2_sp: NonNegativeFloat = 0.0
-    """Pull towards the starting weights: this times half the squared distance joins the loss
-    (https://arxiv.org/abs/1802.01483)."""
+    """Pull of all but the head towards the starting weights: this times the squared distance joins the loss, as in
+    LP-FT; L2-SP's paper has half of it (https://arxiv.org/abs/1802.01483)."""
 
 
 class DistillationObjective(Section):

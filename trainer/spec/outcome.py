@@ -68,7 +68,8 @@ class ExportSpec(Section):
     """What is left at the end: a folder that open_clip or timm loads, without optimizer state."""
 
     weights: Literal["auto", "raw", "ema"] = "auto"
-    """Which weights to export; `auto`: the better of the two by checkpoint.metric."""
+    """Which weights to export, whose metrics then rank the checkpoints; `auto`: the better of the two by
+    checkpoint.metric."""
     checkpoint: Literal["best", "last"] = "best"
     """From which checkpoint, by the validation metric; without validation data it is the last."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

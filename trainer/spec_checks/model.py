@@ -68,6 +68,9 @@ def _towers(spec: JobSpec) -> Iterator[Problem]:
     if own is not None and text.context_length is not None and text.context_length > own:
         message = f"{spec.model.name!r} has positions for {own} tokens, which can only be shortened"
         yield Problem("model.text.context_length", text.context_length, message)
+    if text.context_length is not None and text.context_length < _SHORTEST_TEXT:
+        message = f"{text.context_length} leaves no room for text between start and end; use {_SHORTEST_TEXT} or more"
+        yield Problem("model.text.context_length", text.context_length, message)
 
 
 def _regularisation(spec: JobSpec) -> Iterator[Problem]:

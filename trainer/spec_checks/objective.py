@@ -99,7 +99,7 @@ def _pairs(spec: JobSpec) -> Iterator[Problem]:
         return
     if objective.loss == "cross_entropy":
         reason = "`cross_entropy` compares with the texts of all classes, not with the rest of the batch"
-        for name in ("same_class", "feature_cache", "gather_gradient"):
+        for name in ("same_class", "feature_cache"):
             value = getattr(objective, name)
             if value != type(objective).model_fields[name].default:
                 yield Problem(f"objective.{name}", value, f"{reason}; leave it at its default")
@@ -122,9 +122,29 @@ def _distillation(spec: JobSpec) -> Iterator[Problem]:
         if objective.loss not in losses and value != type(objective).model_fields[name].default:
             message = f"is for {', '.join(losses)}, not for the loss {objective.loss!r}; leave it at its default"
             yield Problem(f"objective.{name}", value, f"objective.{name} {message}")
+    yield from _lone_samples(spec, objective.loss)
     if objective.loss == "rkd" and objective.rkd_distance_weight == 0 == objective.rkd_angle_weight:
         message = "rkd_distance_weight and rkd_angle_weight are both 0; give at least one a weight"
         yield Problem("objective.rkd_distance_weight", 0, message)
+
+
+def _lone_samples(spec: JobSpec, loss: str) -> Iterator[Problem]:
+    """A forward pass of one sample, where a loss compares samples: on each device, or on all together."""
+    batch, parallel = spec.batch, spec.parallel
+    devices = None if parallel.devices == "auto" else parallel.devices * parallel.nodes
+    if batch.global_size == 1:
+        devices = 1
+    micro_size = batch.micro_size
+    if micro_size == "auto" and devices is not None:
+        micro_size = batch.global_size // devices
+    field = "batch.global_size" if batch.micro_size == "auto" else "batch.micro_size"
+    value = batch.global_size if batch.micro_size == "auto" else batch.micro_size
+    if loss == "rkd" and micro_size == 1:
+        message = "`rkd` compares the samples of a device's micro-batch, and there is one in each; make it 2 or more"
+        yield Problem(field, value, message)
+    elif loss == "vicreg" and micro_size == devices == 1:
+        message = "`vicreg` measures how samples vary over all devices, and there is one in each forward pass"
+        yield Problem(field, value, f"{message}; make it 2 or more")
 
 
 def _embedding_sizes(student: ModelSpec, objective: DistillationObjective) -> Iterator[Problem]:

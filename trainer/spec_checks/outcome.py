@@ -102,6 +102,12 @@ def _labelled(source: DataSource) -> bool:
 def _export(spec: JobSpec) -> Iterator[Problem]:
     if spec.export.weights == "ema" and spec.optim.ema_decay is None:
         yield Problem("export.weights", "ema", "there is no moving average to export unless optim.ema_decay is set")
+    elif spec.export.weights == "ema" and not spec.evaluation.ema and (spec.data.validation or spec.data.evaluate):
+        message = (
+            "export.weights `ema` ranks checkpoints by the moving average and exports its metrics, so it must be"
+            " evaluated; leave it at true"
+        )
+        yield Problem("evaluation.ema", False, message)
 
 
 def _wise_ft(spec: JobSpec) -> Iterator[Problem]:

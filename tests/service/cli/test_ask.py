@@ -27,15 +27,6 @@ def test_classify_answers_for_programs_and_draws_for_people(
     assert len(list((tmp_path / "shown").glob("*.png"))) == 8
 
 
-@pytest.mark.slow
-def test_what_the_model_lacks_is_said_and_exits_2(attune: Attune, two_class_folder: Path) -> None:
-    ended = attune("classify", "attune-tiny-32", two_class_folder / "dark")
-
-    assert ended.returncode == 2
-    assert "is an image-text model: name the classes" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 def test_an_unknown_stage_exits_2_before_anything_is_loaded(attune: Attune) -> None:
     ended = attune("features", "attune-tiny-32", "image.png", "--stage", "head", "--output", "features.npz")
 

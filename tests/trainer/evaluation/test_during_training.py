@@ -17,7 +17,7 @@ def test_the_lower_cross_entropy_is_the_better():
     scores = Scores(step=1, raw={METRIC: 0.5, "validation/top1": 0.8}, ema={METRIC: 0.4, "validation/top1": 0.7})
     assert scores.better_weights(METRIC) == "ema"
     assert scores.better_weights("validation/top1") == "raw"
-    assert scores.best(METRIC) == scores.ema
+    assert scores.by_record_field(METRIC)["metrics"] == scores.ema
     assert Scores(step=1, raw={METRIC: 0.5}).better_weights(METRIC) == "raw"
     assert Scores(step=1, raw={METRIC: 0.5}, ema={METRIC: 0.5}).better_weights(METRIC) == "raw"
 
@@ -40,6 +40,31 @@ def test_the_best_checkpoint_has_the_lowest_cross_entropy(tmp_path):
     assert checkpoint.best(job, metric=METRIC) == names[1]
     removed = checkpoint.superseded(job, spec=CheckpointSpec(keep_latest=1, keep_best=2), metric=METRIC)
     assert removed == [names[0]]
+
+
+@pytest.mark.parametrize(("wanted", "step"), [("auto", 2), ("raw", 3), ("ema", 1)])
+def test_checkpoints_are_ranked_by_the_weights_that_are_exported(tmp_path, wanted, step):
+    job, metric = JobDir(tmp_path), "validation/top1"
+    spec = resolve(spec={"model": "attune-tiny-32", "data": {"train": "pairs.csv"}})
+    names = []
+    for number, (raw, ema) in enumerate(((0.3, 0.8), (0.9, 0.2), (0.95, 0.1)), start=1):
+        if wanted == "auto" and number == 3:
+            raw = 0.5
+        scores = Scores(step=number, raw={metric: raw}, ema={metric: ema})
+        names.append(CheckpointName(number, 1))
+        fields = scores.by_record_field(metric, wanted=wanted)
+        record = checkpoint.CheckpointRecord(step=number, attempt=1, world_size=1, spec=spec, **fields)
+        write_json_atomically(job.checkpoint(names[-1]) / "checkpoint.json", record)
+    assert checkpoint.best(job, metric=metric) == names[step - 1]
+    removed = checkpoint.superseded(job, spec=CheckpointSpec(keep_latest=1, keep_best=1), metric=metric)
+    assert removed == [name for name in names[:2] if name.step != step]
+
+
+def test_before_the_first_step_the_average_scores_as_the_raw_weights():
+    scores = Scores(step=0, raw={METRIC: 0.5})
+    assert scores.by_record_field(METRIC, wanted="ema")["metrics"] == {METRIC: 0.5}
+    assert scores.of("ema") == {METRIC: 0.5}
+    assert Scores(step=1, raw={METRIC: 0.5}).by_record_field(METRIC, wanted="ema")["metrics"] == {}
 
 
 def due(step, *, every_steps=10, **fields):

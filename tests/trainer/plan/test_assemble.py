@@ -97,6 +97,19 @@ def test_each_tower_is_counted_as_often_as_an_image_needs_it():
     assert {name: tower["inputs_per_image"] for name, tower in towers.items()} == {"image": 1, "text": 8 / 32}
 
 
+def test_features_are_cached_where_a_device_accumulates():
+    def flops(devices, **objective):
+        made = plan(
+            objective={"name": "contrastive", **objective},
+            batch={"global_size": 64, "micro_size": 32},
+            assume={"num_train": 100, "devices": devices},
+        )
+        return made["compute"]["train_flops_per_image"]
+
+    assert flops(2, feature_cache=True) == flops(2)
+    assert flops(1, feature_cache=True) * 6 == flops(1) * 8
+
+
 def test_a_teacher_runs_forward_only():
     made = plan(objective={"name": "distillation", "teacher": "attune-small-64", "loss": "rkd", "towers": "image"})
     towers = made["compute"]["towers"]
@@ -124,6 +137,13 @@ def test_a_locked_tower_has_no_backward_pass():
             "model.text.adapter.targets",
         ),
         ({"data": {"templates": ["a photo"]}}, "data.templates"),
+        (
+            {
+                "objective": {"name": "class_prompts"},
+                "data": {"long_texts": "refuse", "templates": ["a photo " * 50 + "{}"]},
+            },
+            "data.templates: 1 need more",
+        ),
         ({"evaluation": {"wise_ft_alpha": 1.5}}, "evaluation.wise_ft_alpha"),
         ({"export": {"wise_ft": {"alphas": [0.5, -0.1]}}}, "export.wise_ft.alphas"),
         (

@@ -123,7 +123,6 @@ def test_itra_as_in_its_commands(name, batch, epochs, lr, weight_decay, model) -
     assert (spec.optim.weight_decay, spec.optim.clip_grad_norm) == (weight_decay, 5.0)
     assert (spec.schedule.warmup_steps, spec.schedule.min_lr) == (100, 0.0)
     assert spec.data.epoch_end == "continue"
-    assert not spec.objective.gather_gradient
 
 
 @pytest.mark.parametrize(

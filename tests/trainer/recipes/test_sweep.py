@@ -36,6 +36,10 @@ def published(name: str) -> list[float | None]:
     return [trial.published for trial in find_sweep(name).all_trials()]
 
 
+def test_sweeps_are_listed_by_name():
+    assert list(shipped_sweeps()) == sorted(shipped_sweeps())
+
+
 @pytest.mark.parametrize("name", sorted(shipped_sweeps()))
 def test_every_shipped_sweep_expands_to_jobs(name: str) -> None:
     sweep = find_sweep(name)
@@ -110,6 +114,7 @@ def test_few_shot_sweeps_keep_one_full_batch_an_epoch(name: str) -> None:
     assert len(runs) == 150
     assert {run.spec.data.shots for run in runs} == {4, 16, 32}
     assert all(run.spec.batch.global_size == 2 * run.spec.data.shots for run in runs)
+    assert find_sweep(name).metric == "test/top1"  # the validation set chose the checkpoint
 
 
 def test_repeats_count_seeds_up_from_the_specs_own() -> None:

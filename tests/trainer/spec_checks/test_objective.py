@@ -20,9 +20,7 @@ def problems(**fields):
     return {}
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("same_class", "positive"), ("feature_cache", True), ("gather_gradient", False)]
-)
+@pytest.mark.parametrize(("field", "value"), [("same_class", "positive"), ("feature_cache", True)])
 def test_cross_entropy_over_classes_has_no_batch_to_contrast(field, value):
     objective = {"name": "class_prompts", "loss": "cross_entropy"}
     assert problems(objective=objective) == {}
@@ -81,6 +79,25 @@ def test_options_of_other_losses_are_refused(loss, field):
 def test_rkd_needs_one_of_its_weights():
     found = problems(objective=distillation(loss="rkd", rkd_distance_weight=0, rkd_angle_weight=0))
     assert "both 0" in found["objective.rkd_distance_weight"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "parallel", "refused"),
+    [
+        ("rkd", {"global_size": 8, "micro_size": 1}, {}, "micro_size"),
+        ("rkd", {"global_size": 4}, {"devices": 2, "nodes": 2}, "global_size"),
+        ("rkd", {"global_size": 4}, {"devices": 2}, None),
+        ("rkd", {"global_size": 4}, {}, None),
+        ("vicreg", {"global_size": 1}, {}, "global_size"),
+        ("vicreg", {"global_size": 8, "micro_size": 1}, {"devices": 1}, "micro_size"),
+        ("vicreg", {"global_size": 8, "micro_size": 1}, {"devices": 2}, None),
+        ("vicreg", {"global_size": 8, "micro_size": 1}, {}, None),
+        ("simreg", {"global_size": 1}, {}, None),
+    ],
+)
+def test_losses_that_compare_samples_need_two_in_a_forward_pass(loss, batch, parallel, refused):
+    found = problems(objective=distillation(loss=loss), batch=batch, parallel=parallel)
+    assert [field for field in found if field.startswith("batch.")] == ([f"batch.{refused}"] if refused else [])
 
 
 def test_the_embedding_size_is_known_from_catalogue_head_and_folder(tmp_path):

@@ -49,3 +49,12 @@ def test_nothing_is_held_out_beside_validation_data():
     found = problems(objective=objective, data={"train": "a", "validation": "b"})
     assert "data.validation" in found["objective.probe.held_out"]
     assert problems(objective=objective, data={"train": "a"}) == {}
+
+
+def test_an_average_that_is_exported_is_evaluated_too():
+    fields = {"export": {"weights": "ema"}, "optim": {"ema_decay": 0.9}, "evaluation": {"ema": False}}
+    for data in ({"train": "a", "validation": "b"}, {"train": "a", "evaluate": {"far": "c"}}):
+        assert "leave it at true" in problems(**fields, data=data)["evaluation.ema"]
+        assert problems(**fields | {"evaluation": {}}, data=data) == {}
+        assert problems(**fields | {"export": {"weights": "raw"}}, data=data) == {}
+    assert problems(**fields, data={"train": "a"}) == {}

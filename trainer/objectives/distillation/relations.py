@@ -6,11 +6,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from trainer.errors import UnusableSpecError
+
 
 def rkd(student: Tensor, teacher: Tensor, *, distance_weight: float, angle_weight: float) -> Tensor:
     """Huber losses of distances between pairs and of angles in triples (RKD, https://arxiv.org/abs/1904.05068).
 
     Within this rank's micro-batch of B, since there are B^3 angles. Embeddings of both may differ in size.
+
+    Raises:
+        UnusableSpecError: distances have a weight, and all embeddings of a side are the same, as where there is one.
 
     Args:
         distance_weight: of distances, each divided by the mean distance of its own side.
@@ -26,7 +31,13 @@ def rkd(student: Tensor, teacher: Tensor, *, distance_weight: float, angle_weigh
 
 def _relative_distances(features: Tensor) -> Tensor:
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")  # (B, B)
-    return distances / distances[distances > 0].mean()
+    between_different = distances[distances > 0]
+    if not len(between_different):
+        raise UnusableSpecError(
+            f"objective.loss: `rkd` compares distances, and the {len(features)} embeddings of a micro-batch are all "
+            "the same; use a batch.micro_size of 2 or more, or objective.rkd_distance_weight 0"
+        )
+    return distances / between_different.mean()
 
 
 def _cosines(features: Tensor) -> Tensor:

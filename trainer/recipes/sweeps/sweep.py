@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from trainer.recipes import RECIPES
-from trainer.resolve import SpecError, SpecProblem, near, read_spec_file, resolve
+from trainer.resolve import SpecError, SpecProblem, near, read_spec_file, resolve, told_once
 from trainer.spec import JobSpec, Section
 
 _FOLDER = Path(__file__).parent
@@ -94,7 +94,7 @@ class PlannedRun:
 
 def shipped_sweeps() -> dict[str, Sweep]:
     """The sweeps that come with the package, by name."""
-    return {path.stem: _read(path) for path in sorted(_FOLDER.glob("*.yaml"))}
+    return {name: _read(_FOLDER / f"{name}.yaml") for name in _shipped_names()}
 
 
 def find_sweep(name: str) -> Sweep:
@@ -109,7 +109,7 @@ def find_sweep(name: str) -> Sweep:
         return _read(shipped)
     if Path(name).suffix in (".yaml", ".yml", ".json"):
         return _read(Path(name))
-    names = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+    names = _shipped_names()
     message = f"there is no sweep {name!r}.{near(name, names)} Give a YAML file, or one of: {', '.join(names)}"
     raise UnknownSweep([SpecProblem(field="", message=message, value=name)])
 
@@ -163,11 +163,15 @@ def _overridden(overrides: Sequence[str], varied: Sequence[str]) -> list[SpecPro
     return problems
 
 
+def _shipped_names() -> list[str]:
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
 def _read(path: Path) -> Sweep:
     try:
         sweep = Sweep.model_validate(read_spec_file(path))
     except ValidationError as error:
-        problems = [_problem(path, e) for e in error.errors(include_url=False)]
+        problems = [_problem(path, e) for e in told_once(error)]
         raise SpecError(problems) from None
     if problems := _faults(sweep):
         raise SpecError([SpecProblem(field=p.field, message=f"{path}: {p.message}", value=p.value) for p in problems])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from trainer.errors import UnusableSpecError
 from trainer.objectives.distillation.coordinates import barlow_twins, simreg, simreg_l1, simreg_smooth_l1, vicreg
 from trainer.objectives.distillation.prototypes import Dino, ProtoCpc, Prototypes
 from trainer.objectives.distillation.queues import CompRess, Queue, Seed
@@ -79,6 +80,13 @@ def test_rkd_compares_distances_and_angles_of_embeddings_of_any_size():
         assert found == pytest.approx(d * distance + a * angle, rel=1e-6)
     turned = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))[0]
     assert rkd(STUDENT, 3 * STUDENT @ turned, distance_weight=1, angle_weight=1).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_rkd_says_where_there_are_no_distances():
+    same = STUDENT[:1].expand(3, -1)
+    for student, teacher in ((STUDENT[:1], TEACHER[:1]), (same, TEACHER[:3]), (TEACHER[:3], same)):
+        with pytest.raises(UnusableSpecError, match=r"objective\.loss: `rkd` .* [13] embeddings .* all the same"):
+            rkd(student, teacher, distance_weight=1, angle_weight=1)
 
 
 def test_rkd_has_finite_gradients_for_repeated_samples():
