@@ -106,7 +106,7 @@ def test_unknown_models_name_near_ones(name, word):
             "export.wise_ft.alpha",
             ["less than or equal to 1, or 'best', got 1.5"],
         ),
-        ({"objective": {"name": "classificatio"}}, "objective.name", ["'classification'", "got 'clasification'"]),
+        ({"objective": {"name": "classificatio"}}, "objective.name", ["'classification'", "got 'classificatio'"]),
         ({"export": {"wise_ft": 1}}, "export.wise_ft", ["should be a mapping of fields, got 1"]),
         ({"optim": {"betas": 0.9}}, "optim.betas", ["should be a list, got 0.9"]),
         ({"parallel": {"devices": 0}}, "parallel.devices", ["greater than or equal to 1, or 'auto', got 0"]),
