@@ -104,13 +104,13 @@ STAGES = ["!attnpool", "!layer4", "!layer3", "!layer2", "!layer1"]
         (locked(text=["!text_projection", "!ln_final", *BLOCKS[:8]]), 25_744_384),
         (locked(text=["!text_projection", "!ln_final", *BLOCKS[:10]]), 32_049_152),
         (locked(text=["!text_projection", "!ln_final", *BLOCKS]), 38_353_920),
-        (locked(text=["!"]), 63_690_240),
+        ({"model": {"name": "RN50/openai", "image": {"lock": True}}}, 63_690_240),
         (locked(image=STAGES[:1]), 14_789_632),
         (locked(image=STAGES[:2]), 29_754_368),
         (locked(image=STAGES[:3]), 36_852_736),
         (locked(image=STAGES[:4]), 38_072_320),
         (locked(image=STAGES[:5]), 38_288_128),
-        (locked(image=["!"]), 38_316_896),
+        ({"model": {"name": "RN50/openai", "text": {"lock": True}}}, 38_316_896),
         (
             {
                 "model": {
