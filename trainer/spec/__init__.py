@@ -10,18 +10,9 @@ The field docstrings are the reference: they become the OpenAPI text. Make a spe
 
 from __future__ import annotations
 
+from trainer.spec.augmentation import AugmentationSpec, ColorJitter, RandAugment
 from trainer.spec.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Strings
-from trainer.spec.data import (
-    AnySource,
-    AugmentationSpec,
-    ColorJitter,
-    CsvSource,
-    DataSource,
-    DataSpec,
-    DecoderSpec,
-    ImageFolderSource,
-    RandAugment,
-)
+from trainer.spec.data import CacheSpec, DataSpec, DecoderSpec
 from trainer.spec.job import SCHEMA_VERSION, Deviation, JobSpec
 from trainer.spec.model import Adapter, ImageTowerSpec, LearnedPrompt, ModelSpec, ProjectionHead, TextTowerSpec
 from trainer.spec.objective import (
@@ -33,6 +24,23 @@ from trainer.spec.objective import (
     ProbeSpec,
 )
 from trainer.spec.outcome import CheckpointSpec, EvaluationSpec, ExportSpec, WiseFt
+from trainer.spec.sources import (
+    AnySource,
+    ClassListSource,
+    CocoCaptionsSource,
+    CsvSource,
+    DataSource,
+    DomainsSource,
+    HfDatasetSource,
+    ImageFolderSource,
+    KarpathySource,
+    MixtureSource,
+    OneSource,
+    ParquetSource,
+    Source,
+    TorchvisionSource,
+    WebDatasetSource,
+)
 from trainer.spec.training import BatchSpec, OptimSpec, ParallelSpec, ScheduleSpec
 
 __all__ = [
@@ -40,9 +48,12 @@ __all__ = [
     "AnySource",
     "AugmentationSpec",
     "BatchSpec",
+    "CacheSpec",
     "CheckpointSpec",
+    "ClassListSource",
     "ClassPromptsObjective",
     "ClassificationObjective",
+    "CocoCaptionsSource",
     "ColorJitter",
     "ContrastiveObjective",
     "CsvSource",
@@ -51,19 +62,25 @@ __all__ = [
     "DecoderSpec",
     "Deviation",
     "DistillationObjective",
+    "DomainsSource",
     "EvaluationSpec",
     "ExportSpec",
     "Fraction",
+    "HfDatasetSource",
     "ImageFolderSource",
     "ImageTowerSpec",
     "JobSpec",
+    "KarpathySource",
     "LearnedPrompt",
+    "MixtureSource",
     "ModelSpec",
     "NonNegativeFloat",
     "NonNegativeInt",
     "Objective",
+    "OneSource",
     "OptimSpec",
     "ParallelSpec",
+    "ParquetSource",
     "PositiveFloat",
     "PositiveInt",
     "ProbeSpec",
@@ -72,7 +89,10 @@ __all__ = [
     "SCHEMA_VERSION",
     "ScheduleSpec",
     "Section",
+    "Source",
     "Strings",
     "TextTowerSpec",
+    "TorchvisionSource",
+    "WebDatasetSource",
     "WiseFt",
 ]

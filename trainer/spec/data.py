@@ -1,118 +1,14 @@
-"""What to train on, how it is read and how training images are augmented."""
+"""What to train on and how it is read."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from trainer.spec.base import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Strings
-
-
-class ImageFolderSource(Section):
-    """Images in one folder a class: `path/CLASS/**/IMAGE`."""
-
-    format: Literal["image_folder"] = "image_folder"
-    path: str
-    """The folder that holds the class folders."""
-    class_names: dict[str, str] = Field(default_factory=dict)
-    """Name to use in prompts, by folder; a folder that is not listed goes by its own name, underscores as spaces."""
-    limit_per_class: PositiveInt | None = None
-    """Use only the first N images of each class, in path order."""
-    offset_per_class: NonNegativeInt = 0
-    """Pass over the first N images of each class before `limit_per_class` counts."""
-
-
-class CsvSource(Section):
-    """A table with a row an image-caption (or image-label) pair; rows of one image are gathered into one sample."""
-
-    format: Literal["csv"] = "csv"
-    path: str
-    """The CSV or TSV file, with a header row, UTF-8 unless `encoding` says otherwise."""
-    separator: str | None = None
-    """Column separator; None finds it in the header (comma, tab, semicolon or bar)."""
-    encoding: str = "utf-8"
-    """Any codec that Python knows, such as `gb18030`."""
-    image_column: str = "image"
-    """Column with the image's path."""
-    caption_column: str | None = "caption"
-    """Column with the caption; None if there is none."""
-    label_column: str | None = None
-    """Column with the class name; None if there is none."""
-    images_root: str | None = None
-    """Folder that image paths are relative to; None: the table's folder. Paths outside it are refused."""
-    limit: PositiveInt | None = None
-    """Use only the first N images."""
-    offset: NonNegativeInt = 0
-    """Pass over the first N images before `limit` counts."""
-
-
-DataSource = Annotated[ImageFolderSource | CsvSource, Field(discriminator="format")]
-
-
-def _source_from_string(value: Any) -> Any:
-    """A bare path stands for a table if it ends like one, and for an image folder otherwise."""
-    if isinstance(value, str):
-        return {"format": "csv" if re.search(r"\.(csv|tsv)$", value) else "image_folder", "path": value}
-    if isinstance(value, dict) and "format" not in value and isinstance(value.get("path"), str):
-        return {**_source_from_string(value["path"]), **value}
-    return value
-
-
-AnySource = Annotated[DataSource, BeforeValidator(_source_from_string)]
-
-
-class ColorJitter(Section):
-    """Random brightness, contrast and saturation, each factor drawn from [1 - x, 1 + x], and a hue shift."""
-
-    brightness: NonNegativeFloat = 0.0
-    """Half-width of the brightness factor."""
-    contrast: NonNegativeFloat = 0.0
-    """Half-width of the contrast factor."""
-    saturation: NonNegativeFloat = 0.0
-    """Half-width of the saturation factor."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Half-width of the hue shift, as a fraction of the colour circle."""
-
-
-class RandAugment(Section):
-    """RandAugment as timm defines it (Cubuk et al. 2020, https://arxiv.org/abs/1909.13719)."""
-
-    magnitude: Annotated[float, Field(ge=0, le=10)] = 9.0
-    """Strength on timm's scale of 0 to 10."""
-    magnitude_std: NonNegativeFloat = 0.5
-    """Standard deviation of the strength drawn for each operation."""
-    num_ops: PositiveInt = 2
-    """Operations in sequence."""
-    increasing: bool = True
-    """Use the variants whose severity grows with the magnitude (timm's `inc1`)."""
-
-
-class AugmentationSpec(Section):
-    """What training images go through; evaluation images never do. Every draw comes from the job's seed."""
-
-    crop_scale: tuple[Fraction, Fraction] = (0.9, 1.0)
-    """Random resized crop: share of the image's area, smallest and largest."""
-    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-    """Random resized crop: width by height, smallest and largest."""
-    horizontal_flip: Fraction = 0.0
-    """Probability of a left-right flip."""
-    color_jitter: ColorJitter | None = None
-    """Colour jitter, or None. Applied before RandAugment."""
-    rand_augment: RandAugment | None = None
-    """RandAugment, or None."""
-    random_erasing: Fraction = 0.0
-    """Probability of replacing one rectangle (2 to 33 % of the area) with per-pixel noise, after normalisation."""
-    mixup: NonNegativeFloat = 0.0
-    """Alpha of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it off. For `classification`. A
-    micro-batch is mixed with itself in reverse order, by one share for all, as in timm's `batch` mode."""
-    cutmix: NonNegativeFloat = 0.0
-    """Alpha of CutMix's Beta distribution (https://arxiv.org/abs/1905.04899); 0 turns it off. For `classification`."""
-    mix_probability: Fraction = 1.0
-    """Probability that a micro-batch is mixed at all."""
-    mix_switch_probability: Fraction = 0.5
-    """Probability of CutMix rather than mixup where both are on."""
+from trainer.spec.augmentation import AugmentationSpec
+from trainer.spec.base import Fraction, PositiveFloat, PositiveInt, Section, Strings
+from trainer.spec.sources import AnySource
 
 
 class DecoderSpec(Section):
@@ -124,6 +20,15 @@ class DecoderSpec(Section):
     """Batches decoded ahead of the model."""
     hardware_load: Fraction = 0.65
     """Share of JPEGs for the GPU's hardware decoder, where there is one."""
+
+
+class CacheSpec(Section):
+    """The local cache of remote files and of images that were unpacked from tables; shared by all jobs of a machine."""
+
+    path: str | None = None
+    """Its folder, on the fastest local disk; None: ATTUNE_CACHE, or `~/.cache/attune`."""
+    max_gb: PositiveFloat | None = None
+    """Size in GB (1e9 bytes) above which what was used longest ago is removed; None: ATTUNE_CACHE_MAX_GB, or 100."""
 
 
 class DataSpec(Section):
@@ -151,11 +56,19 @@ class DataSpec(Section):
     them, or refuse the job. They are counted when its first attempt begins; not for `classification`."""
     exif: Literal["ignore", "apply"] = "ignore"
     """Whether an image's EXIF orientation is applied. CLIP's reference preprocessing ignores it."""
-    on_bad_sample: Literal["fail", "skip"] = "fail"
-    """What to do with an image that cannot be decoded: refuse the job and name it, or leave it out and count it."""
+    on_bad_sample: Literal["fail", "skip", "replace"] = "fail"
+    """What to do with an image that cannot be decoded, when the data are checked or later during the run. `fail`: stop
+    and name it. `skip`: leave it out, and count it in the job's events; in a batch the next sample of the data takes
+    its place. `replace`: a sample of the same class (without classes: any) takes its place, drawn by the seed, so that
+    epochs and class counts stay as the data list them."""
+    class_balanced: bool = False
+    """Draw every class equally often, whatever its size: a class whose samples run out is gone through again in a new
+    order. Samples without a class are left out."""
     shuffle: bool = True
     """Draw a new order for each epoch."""
     augmentation: AugmentationSpec = AugmentationSpec()
     """Augmentation of training images."""
     decoder: DecoderSpec = DecoderSpec()
     """Decoder settings."""
+    cache: CacheSpec = CacheSpec()
+    """The local cache."""
