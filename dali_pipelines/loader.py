@@ -18,8 +18,9 @@ from dali_pipelines import draws, graphs
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.rand_augment import DRAWS_PER_OP, draw_ops
 from dali_pipelines.sampler import Sampler
-from dali_pipelines.stream import PADDING, BadSampleError, OnBadSample, Plan, Source, Stream, default_num_threads
+from dali_pipelines.stream import PADDING, BadSampleError, Plan, Source, Stream, default_num_threads
 from dali_pipelines.transforms import Augment, Preprocess, resize_regions
+from dali_pipelines.validation import OnBadSample
 
 __all__ = ["BadSampleError", "Batch", "EvalLoader", "TrainLoader"]
 

@@ -56,6 +56,21 @@ def draw_shots(labels: np.ndarray, *, class_names: Sequence[str], shots: int, se
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
+def draw_shares(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """Rows of a share of each class, at least one, chosen by `seed`, in the order of the data: int64.
+
+    What is drawn of a class depends on that class alone; samples without a class count as one. A larger share holds
+    all of a smaller one.
+    """
+    chosen = []
+    for label in np.unique(labels).tolist():
+        own = np.flatnonzero(labels == label)
+        count = max(1, round(fraction * len(own)))
+        order = np.argsort(_generator(seed, label + 1, "shares").random_raw(len(own)), kind="stable")
+        chosen.append(own[order[:count]])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
 def step_draws(step: int, stream: str, count: int, *, seed: int) -> np.ndarray:
     """Uniform numbers that belong to a whole optimizer step, the same on every rank: (count,) float64 in [0, 1)."""
     return _uniforms(_generator(seed, step, f"step-{stream}").random_raw(count))

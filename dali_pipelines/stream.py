@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,9 @@ from dali_pipelines import graphs, pillow_images
 from dali_pipelines.manifest import NO_LABEL, Manifest
 from dali_pipelines.pillow_images import UnreadableImage
 from dali_pipelines.transforms import Preprocess
+from dali_pipelines.validation import OnBadSample
 
 PADDING = -1
-OnBadSample = Literal["fail", "skip"]
 
 
 class BadSampleError(Exception):

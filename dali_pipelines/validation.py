@@ -11,11 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.pillow_images import Exif, ImageFacts, UnreadableImage, inspect
 from dali_pipelines.sources.samples import DataError, Samples
 
 _CHUNK = 4096  # files handed to the threads at a time
+OnBadSample = Literal["fail", "skip", "replace"]
+BadSample = tuple[str, str]
+"""A sample by its key, and what is wrong with it."""
 _NUM_NAMED = 5  # bad files named in an error
 
 
@@ -31,7 +36,7 @@ class ValidationReport:
     """Usable images by class name."""
     empty_classes: list[str]
     """Classes without a usable image."""
-    bad: list[tuple[str, str]]
+    bad: list[BadSample]
     """Path and reason of each image that cannot be decoded."""
     num_captions: int
     """Captions of the usable images."""
@@ -52,39 +57,41 @@ class BadSamplesError(DataError):
 def validate(
     samples: Samples,
     *,
-    on_bad_sample: Literal["fail", "skip"] = "fail",
+    on_bad_sample: OnBadSample = "fail",
     num_threads: int = 1,
     exif: Exif = "ignore",
-) -> tuple[Manifest, ValidationReport]:
+) -> tuple[Manifest, list[BadSample]]:
     """Decode every image once, measure it, and note which road it will take.
 
     Args:
         on_bad_sample: `fail` refuses data with an undecodable image, `skip` leaves such images out.
         exif: whether sizes are those after EXIF rotation.
 
+    Returns:
+        The usable samples, and what was found to be bad.
+
     Raises:
         BadSamplesError: an image cannot be decoded and `on_bad_sample` is `fail`, or none can be decoded.
     """
     good: list[int] = []
     facts: list[ImageFacts] = []
-    bad: list[tuple[str, str]] = []
+    bad: list[BadSample] = []
     for row, found in enumerate(_inspected(samples, num_threads, exif)):
         if isinstance(found, UnreadableImage):
-            bad.append((samples.paths[row], str(found)))
+            bad.append((samples.key(row), str(found)))
         else:
             good.append(row)
             facts.append(found)
     manifest = _manifest(samples, good, facts)
-    report = _report(manifest, bad)
     if bad and (on_bad_sample == "fail" or not good):
-        raise BadSamplesError(report, _complaint(bad, len(samples)))
-    return manifest, report
+        raise BadSamplesError(report(manifest, bad), _complaint(bad, len(samples)))
+    return manifest, bad
 
 
 def _inspected(samples: Samples, num_threads: int, exif: Exif) -> Iterator[ImageFacts | UnreadableImage]:
     def look(path: str) -> ImageFacts | UnreadableImage:
         try:
-            return inspect(samples.root / path, exif=exif, fully=True)
+            return inspect(f"{samples.root}/{path}", exif=exif, fully=True)
         except UnreadableImage as unreadable:
             return unreadable
 
@@ -94,20 +101,27 @@ def _inspected(samples: Samples, num_threads: int, exif: Exif) -> Iterator[Image
 
 
 def _manifest(samples: Samples, good: list[int], facts: list[ImageFacts]) -> Manifest:
+    kept = samples.select(good)
     return Manifest.from_columns(
-        samples.root,
-        paths=[samples.paths[row] for row in good],
+        kept.root,
+        paths=kept.paths,
         sizes=[(fact.width, fact.height) for fact in facts],
-        labels=None if samples.labels is None else [samples.labels[row] for row in good],
-        captions=None if samples.captions is None else [samples.captions[row] for row in good],
+        labels=kept.labels,
+        captions=kept.captions,
         decoders=[fact.decoder for fact in facts],
-        class_names=samples.class_names,
+        class_names=kept.class_names,
+        domains=kept.domains,
+        domain_names=kept.domain_names,
+        offsets=kept.offsets,
+        lengths=kept.lengths,
+        keys=kept.keys,
     )
 
 
-def _report(manifest: Manifest, bad: list[tuple[str, str]]) -> ValidationReport:
-    labelled = Samples(manifest.root, manifest.paths, manifest.labels.tolist(), class_names=manifest.class_names)
-    counts = labelled.class_counts()
+def report(manifest: Manifest, bad: list[BadSample]) -> ValidationReport:
+    """What was found, in numbers."""
+    counted = np.bincount(manifest.labels[manifest.labels >= 0], minlength=len(manifest.class_names))
+    counts = dict(zip(manifest.class_names, counted.tolist(), strict=True))
     return ValidationReport(
         num_samples=len(manifest),
         num_classes=len(counts),
@@ -118,7 +132,7 @@ def _report(manifest: Manifest, bad: list[tuple[str, str]]) -> ValidationReport:
     )
 
 
-def _complaint(bad: list[tuple[str, str]], num_samples: int) -> str:
+def _complaint(bad: list[BadSample], num_samples: int) -> str:
     named = "; ".join(f"{path} ({reason})" for path, reason in bad[:_NUM_NAMED])
     more = f"; and {len(bad) - _NUM_NAMED} more" if len(bad) > _NUM_NAMED else ""
     way_out = "" if len(bad) == num_samples else ". Repair or remove them, or set data.on_bad_sample to `skip`"

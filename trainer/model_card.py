@@ -10,6 +10,7 @@ from dali_pipelines.transforms import Preprocess
 from trainer.evaluation.tables import Table, text_table
 from trainer.schedules import peak_lr
 from trainer.spec import JobSpec
+from trainer.spec.sources import describe
 from trainer.spec_checks.metrics import shown
 
 Layout = Literal["open_clip", "timm", "attune"]
@@ -68,7 +69,7 @@ class ModelCard:
         lines = []
         if self.spec is not None and self.spec.data.train is not None:
             source = self.spec.data.train
-            lines.append(f"Training data: `{source.path}` ({source.format}).")
+            lines.append(f"Training data: `{describe(source)}` ({source.format}).")
         if self.num_samples is not None:
             lines.append(f"{self.num_samples} training images; manifest hash `{self.data_hash}`.")
         if self.class_names:

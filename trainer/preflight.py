@@ -6,18 +6,17 @@ Writes the manifests and, last, `preflight/report.json`; exits 0 if the job can 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from dali_pipelines import validation
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sampler import draw_shots
-from dali_pipelines.sources import READERS, DataError
+from dali_pipelines.sources import DataError
 from dali_pipelines.validation import BadSamplesError, ValidationReport
+from trainer.data_sources import open_cache, read_source
 from trainer.job_dir import DataProblem, JobDir, PreflightReport, write_json_atomically
-from trainer.spec import DataSource, JobSpec
+from trainer.spec import AnySource, JobSpec
 
 _NUM_NAMED = 20
 
@@ -49,20 +48,22 @@ def run(spec: JobSpec, *, job: JobDir) -> PreflightReport:
     return result
 
 
-def _sources(spec: JobSpec) -> list[tuple[str, str, DataSource]]:
+def _sources(spec: JobSpec) -> list[tuple[str, str, AnySource]]:
     """Manifest name, spec field and source of each data set."""
     assert spec.data.train is not None
-    named: list[tuple[str, str, DataSource]] = [("train", "data.train", spec.data.train)]
+    named: list[tuple[str, str, AnySource]] = [("train", "data.train", spec.data.train)]
     if spec.data.validation is not None:
         named.append(("validation", "data.validation", spec.data.validation))
     return named + [(f"evaluate-{n}", f"data.evaluate.{n}", source) for n, source in spec.data.evaluate.items()]
 
 
-def _read(source: DataSource, *, spec: JobSpec, training: bool) -> tuple[Manifest, ValidationReport]:
+def _read(source: AnySource, *, spec: JobSpec, training: bool) -> tuple[Manifest, ValidationReport]:
     return read_source(
         source,
         on_bad_sample=spec.data.on_bad_sample,
         exif=spec.data.exif,
+        cache=open_cache(spec.data.cache),
+        seed=spec.seed,
         num_threads=spec.data.decoder.num_threads,
         several_classes=training and _tells_classes_apart(spec),
     )
@@ -71,29 +72,6 @@ def _read(source: DataSource, *, spec: JobSpec, training: bool) -> tuple[Manifes
 def _tells_classes_apart(spec: JobSpec) -> bool:
     by_class = spec.objective.name in ("classification", "class_prompts")
     return by_class or getattr(spec.objective, "loss", None) == "cross_entropy"
-
-
-def read_source(
-    source: DataSource,
-    *,
-    on_bad_sample: Literal["fail", "skip"],
-    exif: Literal["ignore", "apply"],
-    num_threads: int | None = None,
-    several_classes: bool = False,
-) -> tuple[Manifest, ValidationReport]:
-    """List and check the images of one source.
-
-    Args:
-        num_threads: images checked at a time; None takes all cores that this process may use.
-        several_classes: refuse images of a single class.
-
-    Raises:
-        DataError: naming the source's field at fault.
-    """
-    samples = READERS[source.format](**source.model_dump(exclude={"format"}), several_classes=several_classes)
-    return validation.validate(
-        samples, on_bad_sample=on_bad_sample, num_threads=num_threads or len(os.sched_getaffinity(0)), exif=exif
-    )
 
 
 def _remarks(report: ValidationReport, *, field: str) -> list[DataProblem]:

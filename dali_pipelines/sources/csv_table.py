@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dali_pipelines.manifest import NO_LABEL
-from dali_pipelines.sources.samples import DataError, Samples, existing_folder, exists, require_several_classes
+from dali_pipelines.sources.samples import DataError, Samples, existing_file, existing_folder
+from dali_pipelines.storage import Cache
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 _MAX_FIELD_CHARACTERS = 1 << 20
@@ -23,42 +24,35 @@ def read(
     image_column: str = "image",
     caption_column: str | None = "caption",
     label_column: str | None = None,
+    domain_column: str | None = None,
+    split_column: str | None = None,
+    split: str | None = None,
     images_root: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    offset: int = 0,
-    several_classes: bool = False,
+    cache: Cache,
 ) -> Samples:
     """Gather the rows of each image into one sample, in the order in which images first appear.
 
     Args:
         separator: None finds it in the header line.
         images_root: folder that image paths are relative to; None takes the table's own.
-        limit: take only so many images.
-        offset: after passing over so many.
-        several_classes: refuse labelled data with images of fewer than two classes.
 
     Files are not opened: `validate` reports a missing one like any other that cannot be decoded.
 
     Raises:
         DataError: naming the line, or the columns that there are.
     """
-    table = _existing_file(path)
+    table = existing_file(path)
     root = table.parent.resolve() if images_root is None else existing_folder(images_root, "images_root")
     columns = _Columns(image_column, caption_column, label_column)
     entries = _gather(_rows(table, separator, encoding, columns))
     if not entries:
         raise DataError("path", f"{str(table)!r} has a header but no rows")
-    chosen = list(entries)[offset : None if limit is None else offset + limit]
-    if not chosen:
-        raise DataError("offset", f"offset {offset} passes over all {len(entries)} images of {str(table)!r}")
     locate = _Locator(root)
-    samples = _samples(root, {locate(name, entries[name].line): entries[name] for name in chosen}, columns)
+    samples = _samples(root, {locate(name, entry.line): entry for name, entry in entries.items()}, columns)
     if not any(os.path.isfile(root / image) for image in samples.paths):
         raise DataError(
-            "images_root", f"none of the images of {str(table)!r} is in {str(root)!r}, such as {chosen[0]!r}"
+            "images_root", f"none of the images of {str(table)!r} is in {str(root)!r}, such as {next(iter(entries))!r}"
         )
-    if several_classes and label_column is not None:
-        require_several_classes(samples, "label_column")
     return samples
 
 
@@ -175,15 +169,6 @@ def _likely_separator(header_line: str) -> str | None:
     counts = {separator: header_line.count(separator) for separator in SEPARATORS}
     best = max(counts, key=lambda separator: counts[separator])
     return best if counts[best] else None
-
-
-def _existing_file(path: str | os.PathLike[str]) -> Path:
-    table = Path(path).expanduser()
-    if not exists(table, "path"):
-        raise DataError("path", f"file {str(table)!r} does not exist")
-    if table.is_dir():
-        raise DataError("path", f"{str(table)!r} is a folder, not a table")
-    return table
 
 
 class _Locator:

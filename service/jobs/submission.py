@@ -16,6 +16,7 @@ from service.store.store import Store
 from trainer.job_dir import JobDir, write_json_atomically
 from trainer.resolve import SpecError, SpecProblem, near, resolve
 from trainer.spec import JobSpec
+from trainer.spec.sources import describe
 
 REGISTERED_PREFIX = "ft:"
 
@@ -74,7 +75,7 @@ def _record(job_id: str, spec: JobSpec, job_dir: JobDir, *, model: str, suffix: 
         suffix=suffix,
         metadata=spec.metadata,
         seed=spec.seed,
-        training_file=spec.data.train.path if spec.data.train else "",
+        training_file=describe(spec.data.train) if spec.data.train else "",
         recipe=spec.recipe,
     )
 

@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sources import DataError
-from trainer import distributed, preflight
+from trainer import distributed
+from trainer.data_sources import read_source
 from trainer.errors import TrainingError, UnusableDataError, UnusableSpecError
 from trainer.evaluation import exports, outputs
 from trainer.evaluation.bank import feature_bank
@@ -22,7 +23,7 @@ from trainer.evaluation.request import Request, settle
 from trainer.evaluation.results import Result
 from trainer.models import ClipModel, ModelError, load_clip
 from trainer.resolve import SpecError
-from trainer.spec import DataSource
+from trainer.spec import AnySource
 from trainer.stored_classifiers import read_classifier
 
 _BAD_INPUT = (DataError, ModelError, SpecError, TrainingError)
@@ -125,9 +126,9 @@ def _agreed_manifests(request: Request, arguments: argparse.Namespace, *, rank: 
     return found
 
 
-def _read(name: str, source: DataSource, request: Request, arguments: argparse.Namespace) -> Manifest:
+def _read(name: str, source: AnySource, request: Request, arguments: argparse.Namespace) -> Manifest:
     try:
-        manifest, report = preflight.read_source(
+        manifest, report = read_source(
             source, on_bad_sample=arguments.on_bad_sample, exif=request.exif, num_threads=arguments.num_threads
         )
     except DataError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dali_pipelines.loader import Batch
 from dali_pipelines.manifest import Manifest
+from dali_pipelines.validation import OnBadSample
 from trainer.errors import UnusableDataError
 from trainer.evaluation.bank import FeatureBank
 from trainer.evaluation.classified import classify
@@ -48,7 +49,7 @@ def evaluate_dataset(
     world_size: int = 1,
     batch_size: int = 64,
     num_threads: int | None = None,
-    on_bad_sample: Literal["fail", "skip"] = "fail",
+    on_bad_sample: OnBadSample = "fail",
     precision: Literal["fp32", "amp_bf16"] = "fp32",
     protocol: Protocol | None = None,
     bank: FeatureBank | None = None,

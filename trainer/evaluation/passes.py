@@ -15,6 +15,7 @@ from torch.nn import functional
 from dali_pipelines.loader import Batch, EvalLoader
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.transforms import Preprocess
+from dali_pipelines.validation import OnBadSample
 from trainer.evaluation.features import inference, over_batches, weight_dtype
 from trainer.models import ClassifierModel, ClipModel
 
@@ -32,7 +33,7 @@ class Pass:
     """Images a forward pass and rank."""
     num_threads: int | None = None
     """Decoder threads a rank; None leaves it to the loader."""
-    on_bad_sample: Literal["fail", "skip"] = "fail"
+    on_bad_sample: OnBadSample = "fail"
     """What to do with an image that has become unreadable; `skip` leaves it out."""
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     """`amp_bf16` computes under bfloat16 autocast."""

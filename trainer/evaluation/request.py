@@ -18,7 +18,8 @@ from trainer.evaluation.protocol import Protocol
 from trainer.models import read_export
 from trainer.prompts import expand_templates
 from trainer.resolve import read_spec_file, resolve
-from trainer.spec import AnySource, DataSource, DataSpec, ImageFolderSource, JobSpec, ModelSpec
+from trainer.spec import AnySource, DataSpec, ImageFolderSource, JobSpec, ModelSpec
+from trainer.spec.sources import members
 from trainer.spec_checks.metrics import Task
 
 _LEARNING: tuple[Task, ...] = ("linear_probe", "knn")
@@ -30,8 +31,8 @@ class Request:
     """An evaluation, settled."""
 
     model: ModelSpec
-    data: Mapping[str, DataSource]
-    train: DataSource | None
+    data: Mapping[str, AnySource]
+    train: AnySource | None
     """What linear probe and k-NN learn from."""
     templates: tuple[str, ...]
     exif: Literal["ignore", "apply"]
@@ -83,7 +84,7 @@ def _model(arguments: argparse.Namespace, spec: JobSpec | None) -> ModelSpec:
     return model if arguments.image_size is None else model.model_copy(update={"image_size": arguments.image_size})
 
 
-def _protocol(arguments: argparse.Namespace, *, train: DataSource | None) -> Protocol:
+def _protocol(arguments: argparse.Namespace, *, train: AnySource | None) -> Protocol:
     tasks = _tasks(arguments.tasks)
     if train is None and (learning := [task for task in tasks or () if task in _LEARNING]):
         raise UnusableSpecError(f"--tasks {','.join(learning)} learns from data; name them with --train-data")
@@ -128,31 +129,31 @@ def _tasks(text: str | None) -> tuple[Task, ...] | None:
     return cast(tuple[Task, ...], names)
 
 
-def _train_source(arguments: argparse.Namespace, spec: JobSpec | None) -> DataSource | None:
+def _train_source(arguments: argparse.Namespace, spec: JobSpec | None) -> AnySource | None:
     if arguments.train_data is not None:
         return _source(arguments.train_data, option="--train-data")
     return spec.data.train if spec is not None else None
 
 
-def _named_data(arguments: Sequence[str]) -> dict[str, DataSource]:
+def _named_data(arguments: Sequence[str]) -> dict[str, AnySource]:
     """Data sets by name from `[NAME=]PATH` or `[NAME=]{yaml mapping}`; a path without a name goes by its last part."""
-    data: dict[str, DataSource] = {}
+    data: dict[str, AnySource] = {}
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals or not name.replace("-", "_").isidentifier():
             name, text = "", argument
         source = _source(text, option=f"--data {argument!r}")
-        name = name or Path(source.path).resolve().stem
+        name = name or Path(members(source)[0].path).resolve().stem
         if name in data:
             raise UnusableSpecError(f"two data sets are called {name!r}; name them with --data NAME=PATH")
         data[name] = source
     return data
 
 
-def _source(text: str, *, option: str) -> DataSource:
+def _source(text: str, *, option: str) -> AnySource:
     try:
         value = yaml.safe_load(text) if text.startswith("{") else text
-        source: DataSource = TypeAdapter(AnySource).validate_python(value)
+        source: AnySource = TypeAdapter(AnySource).validate_python(value)
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
         raise UnusableSpecError(f"{option} describes no source: {told}") from None
@@ -161,7 +162,7 @@ def _source(text: str, *, option: str) -> DataSource:
     return source
 
 
-def _domains(root: Path | None, *, taken: Sequence[str]) -> dict[str, DataSource]:
+def _domains(root: Path | None, *, taken: Sequence[str]) -> dict[str, AnySource]:
     """Every folder below `root` as an image folder: `root/DOMAIN/CLASS/IMAGE`."""
     if root is None:
         return {}
@@ -173,7 +174,7 @@ def _domains(root: Path | None, *, taken: Sequence[str]) -> dict[str, DataSource
     return {folder.name: ImageFolderSource(path=str(folder)) for folder in folders}
 
 
-def _data_of(spec: JobSpec | None) -> dict[str, DataSource]:
+def _data_of(spec: JobSpec | None) -> dict[str, AnySource]:
     if spec is None:
         return {}
     validation_data = {} if spec.data.validation is None else {"validation": spec.data.validation}
@@ -181,13 +182,14 @@ def _data_of(spec: JobSpec | None) -> dict[str, DataSource]:
 
 
 def _completed(
-    source: DataSource, by_folder: Mapping[str, str], stored: Mapping[str, Any], arguments: argparse.Namespace
-) -> DataSource:
+    source: AnySource, by_folder: Mapping[str, str], stored: Mapping[str, Any], arguments: argparse.Namespace
+) -> AnySource:
     """An image folder's names: given ones, or those of the model's training for the folders that are here too."""
-    if not isinstance(source, ImageFolderSource):
+    if not isinstance(source, ImageFolderSource) or not isinstance(source.class_names, dict):
         return source
-    trained = ((stored.get("spec") or {}).get("data", {}).get("train") or {}).get("class_names") or {}
-    known = {folder: name for folder, name in trained.items() if (Path(source.path) / folder).is_dir()}
+    trained = ((stored.get("spec") or {}).get("data", {}).get("train") or {}).get("class_names")
+    renamed = trained if isinstance(trained, dict) else {}
+    known = {folder: name for folder, name in renamed.items() if (Path(source.path) / folder).is_dir()}
     update: dict[str, Any] = {"class_names": {**known, **source.class_names, **by_folder}}
     if arguments.limit_per_class is not None:
         update["limit_per_class"] = arguments.limit_per_class

@@ -10,7 +10,8 @@ import torch
 
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sources import DataError
-from trainer import evaluate, preflight
+from trainer import evaluate
+from trainer.data_sources import read_source
 from trainer.errors import UnusableDataError, UnusableSpecError
 from trainer.evaluation.datasets import evaluate_on
 from trainer.evaluation.passes import Model, Pass
@@ -81,7 +82,7 @@ def read_data(settled: Evaluation) -> dict[str, Manifest]:
     manifests = {}
     for name, source in settled.data.items():
         try:
-            manifests[name], report = preflight.read_source(source, on_bad_sample="skip", exif=settled.exif)
+            manifests[name], report = read_source(source, on_bad_sample="skip", exif=settled.exif)
         except DataError as error:
             raise UnusableDataError(f"data set {name!r}: {error}") from None
         for path, why in report.bad:

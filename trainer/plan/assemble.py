@@ -20,6 +20,7 @@ from trainer.plan.dataset import TrainingData, training_data
 from trainer.plan.memory import memory_by_stage
 from trainer.schedules import Schedule, build_schedule, peak_lr
 from trainer.spec import ContrastiveObjective, JobSpec, ScheduleSpec
+from trainer.spec.sources import describe
 from trainer.spec_checks import check_divides
 from trainer.stored_classifiers import read_classifier
 
@@ -158,7 +159,7 @@ def _schedule(
     described |= {"steps_per_epoch": steps_per_epoch, **dict.fromkeys(names)}
     if steps_per_epoch is None:
         source = spec.data.train
-        missing = "" if source is None else f" (data.train.path {source.path!r} is not on this machine)"
+        missing = "" if source is None else f" (data.train.path {describe(source)!r} is not on this machine)"
         notes.append(f"the size of the training data is unknown{missing}: epochs have no steps yet; give --num-train")
         if _counts_epochs(spec.schedule):
             return described

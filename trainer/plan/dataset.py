@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from dali_pipelines.sampler import draw_shots, steps_per_epoch
-from dali_pipelines.sources import READERS, DataError, Samples
+from dali_pipelines.sources import DataError, Samples
+from trainer.data_sources import list_members, open_cache
 from trainer.errors import UnusableDataError, UnusableSpecError
 from trainer.prompts import expand_templates
 from trainer.recipes import RECIPES, PublishedData
 from trainer.spec import JobSpec
+from trainer.spec.sources import members
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ def training_data(spec: JobSpec, *, num_train: int | None, num_classes: int | No
     published = _published(spec)
     known: tuple[int | None, int | None, str | None] = None, None, None
     if listed is not None:
-        known = len(listed), len(listed.class_names) or None, str(listed.root)
+        classes = {name for samples in listed for name in samples.class_names}
+        roots = ", ".join(str(samples.root) for samples in listed)
+        known = sum(map(len, listed)), len(classes) or None, roots
     elif published is not None:
         known = published.num_train, published.num_classes, f"{published.name}, as published"
     return TrainingData(
@@ -91,17 +95,17 @@ def training_data(spec: JobSpec, *, num_train: int | None, num_classes: int | No
     )
 
 
-def _list(spec: JobSpec) -> Samples | None:
+def _list(spec: JobSpec) -> list[Samples] | None:
     source = spec.data.train
-    if source is None or not Path(source.path).exists():
+    if source is None or not all(Path(member.path).exists() for member in members(source)):
         return None
     try:
-        samples = READERS[source.format](**source.model_dump(exclude={"format"}))
+        listed = list_members(source, cache=open_cache(spec.data.cache), seed=spec.seed)
     except DataError as error:
         raise UnusableDataError(f"data.train.{error.field}: {error}") from error
-    if spec.data.shots is not None and samples.labels is not None:
-        _refuse_small_classes(samples, shots=spec.data.shots)
-    return samples
+    if spec.data.shots is not None and len(listed) == 1 and listed[0].labels is not None:
+        _refuse_small_classes(listed[0], shots=spec.data.shots)
+    return listed
 
 
 def _refuse_small_classes(samples: Samples, *, shots: int) -> None:

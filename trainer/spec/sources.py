@@ -79,7 +79,7 @@ class CsvSource(Source):
     label_column: str | None = None
     """Column with the class name; None if there is none."""
     domain_column: str | None = None
-    """Column with the sample's domain (region, camera, ...), by which results are broken down; None if there is none."""
+    """Column with the domain (region, camera, ...), by which results are broken down; None if there is none."""
     split_column: str | None = None
     """Column with the sample's split; needed with `split`."""
     split: str | None = None
@@ -248,3 +248,31 @@ def _any_from_value(value: Any) -> Any:
 AnySource = Annotated[
     Annotated[DataSource | MixtureSource, Field(discriminator="format")], BeforeValidator(_any_from_value)
 ]
+
+
+def members(source: DataSource | MixtureSource) -> tuple[DataSource, ...]:
+    """The sources of a mixture; a source alone if it is none."""
+    return source.sources if isinstance(source, MixtureSource) else (source,)
+
+
+def lacks_labels(source: DataSource | MixtureSource) -> bool:
+    """Whether it is known without looking at the data that some samples have no class."""
+    return any(
+        isinstance(member, CocoCaptionsSource | KarpathySource)
+        or (isinstance(member, CsvSource) and member.label_column is None)
+        for member in members(source)
+    )
+
+
+def lacks_captions(source: DataSource | MixtureSource) -> bool:
+    """Whether it is known without looking at the data that some samples have no caption."""
+    return any(
+        isinstance(member, ImageFolderSource | DomainsSource | ClassListSource | TorchvisionSource)
+        or (isinstance(member, CsvSource) and member.caption_column is None)
+        for member in members(source)
+    )
+
+
+def describe(source: DataSource | MixtureSource) -> str:
+    """The path, or the paths of a mixture, as one line."""
+    return ", ".join(member.path for member in members(source))

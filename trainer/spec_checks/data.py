@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainer import prompts
+from trainer.spec.sources import lacks_labels
 from trainer.spec_checks.problem import Problem
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def _shots(spec: JobSpec) -> Iterator[Problem]:
     shots, train = spec.data.shots, spec.data.train
     if shots is None or train is None:
         return
-    if train.format == "csv" and train.label_column is None:
-        message = "few-shot training counts images by class; name the column that holds it"
-        yield Problem("data.train.label_column", None, message)
-    if train.format == "image_folder" and train.limit_per_class is not None and train.limit_per_class < shots:
+    if lacks_labels(train):
+        field = "label_column" if train.format == "csv" else "format"
+        message = "few-shot training counts images by class; name the column that holds it, or take data with classes"
+        yield Problem(f"data.train.{field}", getattr(train, field), message)
+    if train.format != "mixture" and train.limit_per_class is not None and train.limit_per_class < shots:
         message = f"data.shots {shots} is more than the {train.limit_per_class} images a class of limit_per_class"
         yield Problem("data.shots", shots, message)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.catalogue import architectures
+from trainer.spec.sources import lacks_captions, lacks_labels
 from trainer.spec_checks.problem import Problem
 
 if TYPE_CHECKING:
-    from trainer.spec import DataSource, DistillationObjective, JobSpec, ModelSpec
+    from trainer.spec import AnySource, DistillationObjective, JobSpec, ModelSpec
 
 SIZE_FREE_LOSSES = ("rkd", "compress_2q")
 """Distillation losses for which teacher and student embeddings may differ in size."""
@@ -65,11 +66,13 @@ def _captions(spec: JobSpec) -> Iterator[Problem]:
     objective, train = spec.objective, spec.data.train
     if train is None or objective.name != "contrastive" or objective.loss == "cross_entropy":
         return
-    if train.format == "image_folder":
-        message = "`contrastive` needs a caption for each image, and class folders have none; use `class_prompts`"
-        yield Problem("objective.name", objective.name, f"{message}, or a table of images and captions")
-    elif train.caption_column is None:
+    if not lacks_captions(train):
+        return
+    if train.format == "csv":
         yield Problem("data.train.caption_column", None, "`contrastive` needs a caption for each image")
+    else:
+        message = f"`contrastive` needs a caption for each image, and the format {train.format!r} has none; use"
+        yield Problem("objective.name", objective.name, f"{message} `class_prompts`, or data with captions")
 
 
 def _classes(spec: JobSpec) -> Iterator[Problem]:
@@ -77,10 +80,13 @@ def _classes(spec: JobSpec) -> Iterator[Problem]:
     for field, source in _sources(spec):
         training = field == "data.train"
         needed = objective.name == "classification" or (training and _trains_on_classes(spec))
-        if needed and source.format == "csv" and source.label_column is None:
+        if needed and lacks_labels(source):
             wanted = f"`{objective.name}`" + (" with this loss" if objective.name == "contrastive" else "")
-            message = f"the objective {wanted} needs a class for each image; name the column that holds it"
-            yield Problem(f"{field}.label_column", None, message)
+            message = f"the objective {wanted} needs a class for each image"
+            if source.format == "csv":
+                yield Problem(f"{field}.label_column", None, f"{message}; name the column that holds it")
+            else:
+                yield Problem(f"{field}.format", source.format, f"{message}, and captions are all that is there")
 
 
 def _trains_on_classes(spec: JobSpec) -> bool:
@@ -89,7 +95,7 @@ def _trains_on_classes(spec: JobSpec) -> bool:
         return objective.loss == "cross_entropy"
     if objective.name == "distillation":
         needs_texts = objective.towers != "image" or objective.contrastive_weight > 0
-        return needs_texts and train is not None and train.format == "csv" and train.caption_column is None
+        return needs_texts and train is not None and lacks_captions(train)
     return True
 
 
@@ -158,7 +164,7 @@ def _embedding_sizes(student: ModelSpec, objective: DistillationObjective) -> It
     yield Problem("objective.teacher.name", objective.teacher.name, message)
 
 
-def _sources(spec: JobSpec) -> Iterator[tuple[str, DataSource]]:
+def _sources(spec: JobSpec) -> Iterator[tuple[str, AnySource]]:
     """Spec field and source of each data set."""
     if spec.data.train is not None:
         yield "data.train", spec.data.train

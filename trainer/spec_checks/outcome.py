@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trainer.spec.sources import lacks_labels
 from trainer.spec_checks.metrics import METRICS, Task
 from trainer.spec_checks.problem import Problem
 
 if TYPE_CHECKING:
-    from trainer.spec import DataSource, JobSpec
+    from trainer.spec import JobSpec
 
 
 _FREQUENCIES: dict[Task, str] = {
@@ -67,7 +68,7 @@ def _ranking_task(spec: JobSpec) -> Task | None:
         return next((task for task in tasks_in_training(spec) if named and task in named.tasks), None)
     if spec.data.validation is None or spec.objective.name == "classification":
         return None
-    return "zero_shot" if _labelled(spec.data.validation) else "retrieval"
+    return "retrieval" if lacks_labels(spec.data.validation) else "zero_shot"
 
 
 def _saves_only_where_measured(spec: JobSpec, *, every: int) -> bool:
@@ -87,16 +88,12 @@ def _frequencies(spec: JobSpec) -> Iterator[Problem]:
     if not evaluation.linear_probe_every or spec.data.train is None:
         return
     held_out = [*([spec.data.validation] if spec.data.validation else []), *spec.data.evaluate.values()]
-    if not _labelled(spec.data.train):
-        message = "a linear probe learns from the training data's labels; data.train has no label_column"
+    if lacks_labels(spec.data.train):
+        message = "a linear probe learns from the training data's labels; data.train has none (label_column)"
         yield Problem("evaluation.linear_probe_every", evaluation.linear_probe_every, message)
-    elif not any(_labelled(source) for source in held_out):
+    elif not any(not lacks_labels(source) for source in held_out):
         message = "a linear probe is measured on labelled data; give data.validation or data.evaluate, with labels"
         yield Problem("evaluation.linear_probe_every", evaluation.linear_probe_every, message)
-
-
-def _labelled(source: DataSource) -> bool:
-    return source.format == "image_folder" or source.label_column is not None
 
 
 def _export(spec: JobSpec) -> Iterator[Problem]:

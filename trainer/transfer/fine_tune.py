@@ -85,7 +85,7 @@ def accuracies(settled: Settled, request: Request, *, device: torch.device) -> m
 
 def _split(domain: str, manifest: Manifest, request: Request) -> dict[str, list[Row]]:
     """Train, validation and test rows of a domain: of each class the same shares, drawn by the seed."""
-    folder = manifest.root.name
+    folder = Path(manifest.roots[0]).name
     generator = np.random.default_rng(request.seed)
     parts: dict[str, list[Row]] = {part: [] for part in PARTS}
     for label, name in enumerate(manifest.class_names):

@@ -11,8 +11,8 @@ import torch
 from dali_pipelines.loader import EvalLoader
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sources import DataError
-from trainer import preflight
 from trainer.catalogue import is_timm_model
+from trainer.data_sources import read_source
 from trainer.errors import UnusableDataError, UnusableSpecError
 from trainer.evaluation.datasets import evaluate_dataset
 from trainer.evaluation.features import over_batches
@@ -129,7 +129,7 @@ def read_domains(domains: Mapping[str, DataSource]) -> dict[str, Manifest]:
 def read_domain(domain: str, source: DataSource) -> Manifest:
     """The images of one domain, checked; raises as `read_domains`."""
     try:
-        manifest, _ = preflight.read_source(source, on_bad_sample="fail", exif="ignore")
+        manifest, _ = read_source(source, on_bad_sample="fail", exif="ignore")
     except DataError as error:
         raise UnusableDataError(f"domain {domain!r}: {error}") from None
     return manifest
