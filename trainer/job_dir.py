@@ -4,6 +4,7 @@
       spec.json                      the JobSpec, written once when the job is made
       preflight/report.json          the data report (PreflightReport); its presence ends the preflight
       preflight/train.arrow ...      manifests: train, validation, evaluate-NAME
+      preflight/tokens-DIGEST.int32  captions or prompts as tokens, by rank 0 of the first attempt that needs them
       probe_head.safetensors         the head of objective.head `probe`, fitted once, by rank 0 of the first attempt
       attempts/0001/
         attempt.json                 Attempt: written by whoever starts the attempt

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 _Item = TypeVar("_Item")
 
 # Dense bf16 peak in FLOP/s, by a part of the name that the driver reports (vendor data sheets).
-_PEAK_FLOPS = {
+PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -76,7 +76,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
 def forward_flops(module: nn.Module, *inputs: Tensor) -> int:
