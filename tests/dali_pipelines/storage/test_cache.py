@@ -89,22 +89,27 @@ def test_a_transfer_that_breaks_off_ends_whole(web, own_cache, monkeypatch, has_
         assert web.bytes_sent < 490_000  # what had come was not fetched again
 
 
+def die_in_transfer(cache, url, monkeypatch, *, at):
+    """Fetch a file up to byte `at`, where the process ends."""
+    whole = remote.Remote.read
+
+    def read(self, start=None, end=None):
+        if start is not None and start >= at:
+            raise KeyboardInterrupt
+        return whole(self, start, end)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote.Remote, "read", read)
+        with pytest.raises(KeyboardInterrupt):
+            cache.file(url)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_later_process_goes_on_where_the_transfer_ended(web, own_cache, monkeypatch):
     monkeypatch.setattr(remote, "BLOCK_BYTES", 100_000)
     monkeypatch.setattr(download, "BLOCK_BYTES", 100_000)
     data = write(web.folder / "a.tar", 450_000)
-    whole = remote.Remote.read
-
-    def dies_at(self, start=None, end=None):
-        if start is not None and start >= 300_000:
-            raise KeyboardInterrupt
-        return whole(self, start, end)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(remote.Remote, "read", dies_at)
-        with pytest.raises(KeyboardInterrupt):
-            own_cache.file(f"{web.url}/a.tar")
+    die_in_transfer(own_cache, f"{web.url}/a.tar", monkeypatch, at=300_000)
     assert not kept(own_cache)
     (partial,) = (path for path in (own_cache.root / "partial").iterdir() if path.suffix != ".json")
     assert partial.stat().st_size == 300_000
@@ -118,17 +123,7 @@ def test_a_file_that_changed_since_its_transfer_broke_off_is_begun_anew(web, own
     monkeypatch.setattr(remote, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(download, "BLOCK_BYTES", 1000)
     write(web.folder / "a.tar", 4500)
-    whole = remote.Remote.read
-
-    def dies_at(self, start=None, end=None):
-        if start is not None and start >= 3000:
-            raise KeyboardInterrupt
-        return whole(self, start, end)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(remote.Remote, "read", dies_at)
-        with pytest.raises(KeyboardInterrupt):
-            own_cache.file(f"{web.url}/a.tar")
+    die_in_transfer(own_cache, f"{web.url}/a.tar", monkeypatch, at=3000)
     data = write(web.folder / "a.tar", 5500)
     assert own_cache.file(f"{web.url}/a.tar").read_bytes() == data
 
