@@ -98,7 +98,7 @@ class JobCollector(Collector):
 
     def _devices(self) -> Iterable[Metric]:
         total = GaugeMetricFamily("attune_devices", "Devices of this machine", labels=["kind"])
-        total.add_metric([self._capacity.kind], len(self._capacity.devices))
+        total.add_metric([self._capacity.kind], self._capacity.count)
         yield total
         taken = len(self._store.attempts.leased_devices())
         yield GaugeMetricFamily("attune_devices_in_use", "Devices that attempts hold", value=taken)

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import ParamSpec
 
@@ -178,7 +179,7 @@ class JobRunner:
         resume = grant.job.num_attempts > 0
         attempt = self._store.attempts.begin(
             grant.job.id,
-            devices=grant.devices,
+            placement=[asdict(share) for share in grant.placement],
             resume=resume,
             expected=lifecycle.sources(JobStatus.RUNNING),
             message="Job goes on from its latest checkpoint" if resume else "Job started",

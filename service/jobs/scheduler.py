@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from service.launchers.base import Capacity
-from service.store.records import JobRecord
+from service.launchers.base import Capacity, Placement, on_this_machine
+from service.store.records import LOCAL_NODE, JobRecord
 from trainer.spec import JobSpec
 from trainer.spec_checks import check_divides
 
@@ -21,7 +21,7 @@ class Grant:
     """A job that can start, and on what."""
 
     job: JobRecord
-    devices: tuple[int, ...]
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,19 @@ class Refusal:
     message: str
 
 
-def plan(queue: Iterable[JobRecord], *, capacity: Capacity, taken: Iterable[int]) -> list[Grant]:
+def plan(queue: Iterable[JobRecord], *, capacity: Capacity, taken: Iterable[tuple[str, int]]) -> list[Grant]:
     """Who starts now, and on what, when the devices `taken` are in use.
 
     `queue` is in order, without the jobs that `refuse` refuses: they would block it for ever.
     """
-    free = sorted(set(capacity.devices) - set(taken))
+    used = set(taken)
+    free = [device for device in capacity.devices if (LOCAL_NODE, device) not in used]
     grants = []
     for job in queue:
         wanted = devices_wanted(JobSpec.model_validate(job.spec), capacity)
         if wanted > len(free):
             break
-        grants.append(Grant(job, tuple(free[:wanted])))
+        grants.append(Grant(job, on_this_machine(free[:wanted])))
         free = free[wanted:]
     return grants
 
@@ -58,7 +59,7 @@ def refuse(job: JobRecord, capacity: Capacity) -> Refusal | None:
     except ValidationError as error:  # stored by another version
         first = error.errors()[0]
         return Refusal(job, "bad_spec", ".".join(str(part) for part in first["loc"]), first["msg"])
-    nodes, wanted, there = spec.parallel.nodes, devices_wanted(spec, capacity), len(capacity.devices)
+    nodes, wanted, there = spec.parallel.nodes, devices_wanted(spec, capacity), capacity.count
     if nodes != 1:
         message = f"parallel.nodes is {nodes}, but this service runs jobs on one machine; use 1"
         return Refusal(job, "not_enough_devices", "parallel.nodes", message)
@@ -72,16 +73,16 @@ def refuse(job: JobRecord, capacity: Capacity) -> Refusal | None:
 def devices_wanted(spec: JobSpec, capacity: Capacity) -> int:
     """Devices that a job wants: `auto` takes all GPUs of the machine, or one process without GPUs."""
     if spec.parallel.devices == "auto":
-        return len(capacity.devices) if capacity.kind == "gpu" else 1
+        return capacity.count if capacity.kind == "gpu" else 1
     return spec.parallel.devices
 
 
 def describe(capacity: Capacity) -> str:
     """`4 GPUs`, or `no GPU and 2 CPU slots`."""
     return (
-        _counted(len(capacity.devices), "GPU")
+        _counted(capacity.count, "GPU")
         if capacity.kind == "gpu"
-        else (f"no GPU and {_counted(len(capacity.devices), 'CPU slot')}")
+        else (f"no GPU and {_counted(capacity.count, 'CPU slot')}")
     )
 
 

@@ -16,7 +16,7 @@ from service.jobs import lifecycle, outcome
 from service.jobs.event_rows import read_lines, to_progress
 from service.jobs.log_tail import last_line
 from service.jobs.registration import NothingExported, describe_model
-from service.launchers.base import Launcher, LaunchError, ProcessIdentity, Run, RunState
+from service.launchers.base import Launcher, LaunchError, NodeShare, ProcessIdentity, Run, RunState
 from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
 from service.store.store import Store
 from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
@@ -161,7 +161,8 @@ def run_of(job: JobRecord, attempt: AttemptRecord) -> Run:
         job_id=job.id,
         attempt=attempt.number,
         job_dir=Path(job.job_dir),
-        devices=tuple(attempt.devices),
+        placement=tuple(NodeShare(share["node"], tuple(share["devices"])) for share in attempt.placement),
+        engine_ref=attempt.engine_ref,
         resume=attempt.resume,
         worker_pids=tuple(attempt.worker_pids),
         workers_seen_at=attempt.workers_seen_at,

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, Self
+
+from service.store.records import LOCAL_NODE
+
+
+@dataclass(frozen=True)
+class NodeShare:
+    """Devices of one machine."""
+
+    node: str
+    """The machine, as the engine calls it; `local` for the one that the service runs on."""
+    devices: tuple[int, ...]
+    """Their numbers; for GPUs, CUDA's, in PCI bus order."""
+
+
+Placement = tuple[NodeShare, ...]
+"""Where a run has its devices: a share a machine, in rank order."""
+
+
+def on_this_machine(devices: Sequence[int]) -> Placement:
+    """Devices of the machine that the service runs on."""
+    return (NodeShare(LOCAL_NODE, tuple(devices)),) if devices else ()
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The devices that an engine has."""
+    """The devices that an engine has now, taken or not."""
 
     kind: Literal["gpu", "cpu"]
     """`cpu`: a device is room for one process."""
-    devices: tuple[int, ...]
-    """Their numbers; for GPUs, CUDA's, in PCI bus order."""
+    nodes: tuple[NodeShare, ...]
+    """What each machine has. A machine that is lost is not listed."""
+
+    @classmethod
+    def of_this_machine(cls, kind: Literal["gpu", "cpu"], devices: Sequence[int]) -> Self:
+        """The capacity of an engine that is one machine."""
+        return cls(kind, on_this_machine(devices))
+
+    @property
+    def count(self) -> int:
+        """Devices of all machines."""
+        return sum(len(node.devices) for node in self.nodes)
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """The devices of the one machine that there is.
+
+        Raises:
+            ValueError: there are several.
+        """
+        return _only(self.nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +66,28 @@ class Run:
     job_id: str
     attempt: int
     job_dir: Path
-    devices: tuple[int, ...]
+    placement: Placement
     resume: bool = False
+    engine_ref: Mapping[str, Any] | None = None
+    """What `submit` left for finding it again."""
     worker_pids: tuple[int, ...] = ()
     """The ranks, once they have named themselves."""
     workers_seen_at: float | None = None
     """When they did, in Unix seconds."""
+
+    @property
+    def devices(self) -> tuple[int, ...]:
+        """The devices of a run on one machine.
+
+        Raises:
+            ValueError: it runs on several.
+        """
+        return _only(self.placement)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks: one a device."""
+        return sum(len(share.devices) for share in self.placement)
 
 
 @dataclass(frozen=True)
@@ -79,3 +135,9 @@ class Launcher(Protocol):
 
     def list(self) -> Sequence[str]:
         """`JOB/ATTEMPT` of every run that has a living process on this engine, whoever started it."""
+
+
+def _only(shares: tuple[NodeShare, ...]) -> tuple[int, ...]:
+    if len(shares) > 1:
+        raise ValueError(f"devices of {len(shares)} machines are no plain list of numbers")
+    return shares[0].devices if shares else ()

@@ -52,7 +52,7 @@ def _describe_runner(runner: JobRunner) -> str:
     if not runner.is_alive:
         raise RuntimeError("the job runner's thread has ended; restart the service")
     capacity = runner.capacity()
-    return f"{len(capacity.devices)} {capacity.kind} devices"
+    return f"{capacity.count} {capacity.kind} devices"
 
 
 def _look(part: Callable[[], str]) -> PartState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
@@ -27,6 +27,8 @@ from service.store.records import (
 from service.store.rows import record_of, values_of
 from service.store.tables import attempts, checkpoints, device_leases, jobs, models
 
+_LEASED = select(device_leases.c.node, device_leases.c.device)
+
 
 class Attempts:
     """Attempts. Each method is one transaction; an attempt that has ended never changes again."""
@@ -47,10 +49,10 @@ class Attempts:
         """All attempts that have not ended, oldest first."""
         return self._select(attempts.c.status != AttemptStatus.ENDED)
 
-    def leased_devices(self) -> set[int]:
-        """Devices that attempts hold."""
+    def leased_devices(self) -> set[tuple[str, int]]:
+        """Devices that attempts hold, as node and number."""
         with self._database.read() as connection:
-            return set(connection.execute(select(device_leases.c.device)).scalars())
+            return {(node, device) for node, device in connection.execute(_LEASED)}
 
     def count_ended(self) -> dict[EndReason, int]:
         """How many attempts ended, by reason."""
@@ -59,9 +61,19 @@ class Attempts:
             return {row[0]: row[1] for row in connection.execute(query.group_by(attempts.c.end_reason))}
 
     def begin(
-        self, job_id: str, *, devices: Sequence[int], resume: bool, expected: Iterable[JobStatus], message: str
+        self,
+        job_id: str,
+        *,
+        placement: Sequence[Mapping[str, Any]],
+        resume: bool,
+        expected: Iterable[JobStatus],
+        message: str,
+        engine: str = "local",
     ) -> AttemptRecord:
         """Give a job its devices and a new attempt, and call it running.
+
+        Args:
+            placement: as `AttemptRecord.placement`.
 
         Raises:
             TransitionRefused: the job is in none of the `expected` states, or somebody else began first.
@@ -71,7 +83,9 @@ class Attempts:
         with self._database.write() as connection:
             started_at = func.coalesce(jobs.c.started_at, now)
             move_job(connection, job_id, JobStatus.RUNNING, expected=expected, started_at=started_at)
-            return _insert(connection, job_id, devices=devices, resume=resume, now=now, message=message)
+            return _insert(
+                connection, job_id, placement=placement, resume=resume, now=now, message=message, engine=engine
+            )
 
     def update(self, job_id: str, number: int, **changes: Any) -> AttemptRecord:
         """Change fields of an attempt that has not ended.
@@ -144,7 +158,15 @@ class Attempts:
         now = time.time()
         with self._database.write() as connection:
             ended = _end(connection, job_id, number, end)
-            return _insert(connection, job_id, devices=ended.devices, resume=True, now=now, message=message)
+            return _insert(
+                connection,
+                job_id,
+                placement=ended.placement,
+                resume=True,
+                now=now,
+                message=message,
+                engine=ended.engine,
+            )
 
     def _select(self, condition: ColumnElement[bool]) -> Sequence[AttemptRecord]:
         query = select(attempts).where(condition).order_by(attempts.c.created_at, attempts.c.job_id, attempts.c.number)
@@ -162,17 +184,28 @@ def _must_find(connection: Connection, job_id: str, number: int) -> AttemptRecor
 
 
 def _insert(
-    connection: Connection, job_id: str, *, devices: Sequence[int], resume: bool, now: float, message: str
+    connection: Connection,
+    job_id: str,
+    *,
+    placement: Sequence[Mapping[str, Any]],
+    resume: bool,
+    now: float,
+    message: str,
+    engine: str,
 ) -> AttemptRecord:
+    devices = [device for share in placement for device in share["devices"]]
     counted = {"num_attempts": jobs.c.num_attempts + 1, "devices_wanted": len(devices), "estimated_finish": None}
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(**counted))
     record = AttemptRecord(
         job_id=job_id,
         number=connection.execute(select(jobs.c.num_attempts).where(jobs.c.id == job_id)).scalar_one(),
         status=AttemptStatus.STARTING,
-        devices=list(devices),
+        devices=devices,
+        placement=[dict(share) for share in placement],
+        engine=engine,
         resume=resume,
         created_at=now,
+        overrides=connection.execute(select(jobs.c.overrides).where(jobs.c.id == job_id)).scalar_one(),
     )
     connection.execute(attempts.insert().values(**values_of(record)))
     _lease(connection, record)
@@ -181,13 +214,17 @@ def _insert(
 
 
 def _lease(connection: Connection, attempt: AttemptRecord) -> None:
-    leases = [{"device": d, "job_id": attempt.job_id, "number": attempt.number} for d in attempt.devices]
+    leases = [
+        {"node": share["node"], "device": device, "job_id": attempt.job_id, "number": attempt.number}
+        for share in attempt.placement
+        for device in share["devices"]
+    ]
     if not leases:
         return
     try:
         connection.execute(device_leases.insert(), leases)
     except IntegrityError as error:
-        raise DevicesTaken(attempt.devices) from error
+        raise DevicesTaken(attempt.placement) from error
 
 
 def _end(connection: Connection, job_id: str, number: int, end: AttemptEnd) -> AttemptRecord:

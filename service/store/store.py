@@ -34,7 +34,7 @@ class Store:
         """Bring the tables to this version's layout. Safe to run again, and from several processes on SQLite."""
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with self.database.write() as connection:
+        with self.database.migrate() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 

@@ -11,8 +11,8 @@ from service.store.records import JobRecord
 from trainer.resolve import resolve
 from trainer.spec import JobSpec
 
-GPUS = Capacity("gpu", (0, 1, 2, 3))
-CPU = Capacity("cpu", (0, 1))
+GPUS = Capacity.of_this_machine("gpu", (0, 1, 2, 3))
+CPU = Capacity.of_this_machine("cpu", (0, 1))
 
 
 def spec(devices: int | str, **parallel: Any) -> JobSpec:
@@ -26,7 +26,9 @@ def job(name: str, devices: int | str, **parallel: Any) -> JobRecord:
 
 
 def granted(queue: list[JobRecord], *, capacity: Capacity = GPUS, taken: set[int] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
-    return {grant.job.id: grant.devices for grant in plan(queue, capacity=capacity, taken=taken)}
+    held = {("local", device) for device in taken}
+    grants = plan(queue, capacity=capacity, taken=held)
+    return {grant.job.id: grant.placement[0].devices for grant in grants}
 
 
 def refused(job: JobRecord, capacity: Capacity = GPUS) -> Refusal:
@@ -59,7 +61,7 @@ def test_what_the_machine_can_never_run_is_refused_by_field_value_and_what_is_th
 
 
 def test_a_batch_that_all_gpus_cannot_share_is_refused() -> None:
-    uneven = refused(job("a", "auto"), Capacity("gpu", tuple(range(5))))
+    uneven = refused(job("a", "auto"), Capacity.of_this_machine("gpu", tuple(range(5))))
     assert (uneven.code, uneven.param) == ("bad_spec", "batch.global_size")
     assert "96 is not divisible by 5 devices" in uneven.message
 
@@ -71,4 +73,4 @@ def test_a_spec_of_another_version_is_refused_and_blocks_nobody() -> None:
 
 @pytest.mark.parametrize(("count", "words"), [(1, "1 GPU;"), (0, "0 GPUs;")])
 def test_the_message_counts_in_english(count: int, words: str) -> None:
-    assert words in refused(job("a", 2), Capacity("gpu", tuple(range(count)))).message
+    assert words in refused(job("a", 2), Capacity.of_this_machine("gpu", tuple(range(count)))).message
