@@ -16,6 +16,7 @@ from service.jobs import lifecycle, outcome
 from service.jobs.event_rows import read_lines, to_progress
 from service.jobs.log_tail import last_line
 from service.jobs.registration import NothingExported, describe_model
+from service.jobs.runner_lock import exclusive
 from service.launchers.base import Launcher, LaunchError, NodeShare, ProcessIdentity, Run, RunState
 from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
 from service.store.store import Store
@@ -54,7 +55,7 @@ class Supervisor:
         state = self._launcher.poll(run_of(job, attempt))
         if attempt.status is AttemptStatus.STARTING:
             if state.leader is not None:
-                attempt = self._adopt(attempt, state.leader)
+                attempt = self._adopt(job, attempt, state.leader)
             elif not (_stop_wanted(job) or _has_run(_paths(job, attempt))):
                 self._launch(job, attempt)
                 return
@@ -66,24 +67,32 @@ class Supervisor:
             self._conclude(job, attempt)
 
     def _launch(self, job: JobRecord, attempt: AttemptRecord) -> None:
+        """Start the attempt's processes, unless another replica is just about to."""
         paths = _paths(job, attempt)
         decided = Attempt(
             number=attempt.number, resume=attempt.resume, created_at=attempt.created_at, devices=attempt.devices
         )
+        run = run_of(job, attempt)
         try:
-            write_json_atomically(paths.record, decided)
-            leader = self._launcher.submit(run_of(job, attempt))
+            with exclusive(paths.path / "launch.lock") as alone:
+                if not alone or self._launcher.poll(run).leader is not None:
+                    return
+                # Whoever lost the lease while it slept must not start anything.
+                self._store.attempts.update(job.id, attempt.number, lease=job.lease_token, resume=attempt.resume)
+                write_json_atomically(paths.record, decided)
+                leader = self._launcher.submit(run)
         except (LaunchError, OSError) as error:
             end = AttemptEnd(reason=EndReason.LAUNCH_FAILED, message=f"Job failed: {error}", level="error")
             failed = outcome.Finish(end, JobStatus.FAILED, EndReason.LAUNCH_FAILED.value, str(error))
             self._finish(job, attempt, failed)
             return
-        self._adopt(attempt, leader)
+        self._adopt(job, attempt, leader)
 
-    def _adopt(self, attempt: AttemptRecord, leader: ProcessIdentity) -> AttemptRecord:
+    def _adopt(self, job: JobRecord, attempt: AttemptRecord, leader: ProcessIdentity) -> AttemptRecord:
         return self._store.attempts.update(
             attempt.job_id,
             attempt.number,
+            lease=job.lease_token,
             status=AttemptStatus.RUNNING,
             pid=leader.pid,
             pid_created_at=leader.created_at,
@@ -132,7 +141,7 @@ class Supervisor:
             self._finish(job, attempt, decision)
         else:
             message = f"Attempt {attempt.number + 1} goes on from the latest checkpoint"
-            self._store.attempts.retry(job.id, attempt.number, decision.end, message=message)
+            self._store.attempts.retry(job.id, attempt.number, decision.end, message=message, lease=job.lease_token)
 
     def _finish(self, job: JobRecord, attempt: AttemptRecord, decision: outcome.Finish) -> None:
         model = None
@@ -149,6 +158,7 @@ class Supervisor:
             to=decision.to,
             expected=() if decision.to is None else lifecycle.sources(decision.to),
             model=model,
+            lease=job.lease_token,
             fine_tuned_model=None if model is None else model.id,
             error_code=decision.error_code,
             error_message=decision.error_message,

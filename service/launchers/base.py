@@ -117,6 +117,11 @@ class LaunchError(Exception):
 class Launcher(Protocol):
     """An engine."""
 
+    name: str
+    """`local`, `ray` or `slurm`."""
+    shared: bool
+    """Whether every replica of the service reaches all of its runs; otherwise only those on its own machine do."""
+
     def capacity(self) -> Capacity:
         """The devices there are, taken or not."""
 

@@ -26,6 +26,9 @@ WorkerCommand = Callable[[Run, Capacity, int], Sequence[str]]
 class LocalLauncher:
     """Runs attempts on this machine, each in a session of its own."""
 
+    name = "local"
+    shared = False
+
     def __init__(
         self,
         *,

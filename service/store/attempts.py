@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from service.store.engine import Database
 from service.store.events import append_events
-from service.store.jobs import move_job
+from service.store.jobs import move_job, require_lease
 from service.store.records import (
     AttemptEnd,
     AttemptProgress,
@@ -87,13 +87,18 @@ class Attempts:
                 connection, job_id, placement=placement, resume=resume, now=now, message=message, engine=engine
             )
 
-    def update(self, job_id: str, number: int, **changes: Any) -> AttemptRecord:
+    def update(self, job_id: str, number: int, *, lease: str | None = None, **changes: Any) -> AttemptRecord:
         """Change fields of an attempt that has not ended.
+
+        Args:
+            lease: the job's lease token, without which nothing is changed; None asks for none. So below.
 
         Raises:
             UnknownId: there is no such open attempt.
+            LeaseLost: the job has gone to another replica.
         """
         with self._database.write() as connection:
+            require_lease(connection, job_id, lease)
             changed = connection.execute(update(attempts).where(_is_open(job_id, number)).values(**changes))
             if changed.rowcount == 0:
                 raise UnknownId("open attempt", f"{job_id}/{number}")
@@ -134,6 +139,7 @@ class Attempts:
         to: JobStatus | None,
         expected: Iterable[JobStatus] = (),
         model: ModelRecord | None = None,
+        lease: str | None = None,
         **job_changes: Any,
     ) -> None:
         """End an attempt, free its devices and, unless `to` is None, move the job; register `model` if there is one.
@@ -141,22 +147,28 @@ class Attempts:
         Raises:
             UnknownId: there is no such open attempt.
             TransitionRefused: the job's state does not allow `to`.
+            LeaseLost: the job has gone to another replica.
         """
         with self._database.write() as connection:
+            require_lease(connection, job_id, lease)
             _end(connection, job_id, number, end)
             if model is not None:
                 connection.execute(models.insert().values(**values_of(model)))
             if to is not None:
                 move_job(connection, job_id, to, expected=expected, **job_changes)
 
-    def retry(self, job_id: str, number: int, end: AttemptEnd, *, message: str) -> AttemptRecord:
+    def retry(
+        self, job_id: str, number: int, end: AttemptEnd, *, message: str, lease: str | None = None
+    ) -> AttemptRecord:
         """End an attempt and open the next one on the same devices; the job goes on running.
 
         Raises:
             UnknownId: there is no such open attempt.
+            LeaseLost: the job has gone to another replica.
         """
         now = time.time()
         with self._database.write() as connection:
+            require_lease(connection, job_id, lease)
             ended = _end(connection, job_id, number, end)
             return _insert(
                 connection,

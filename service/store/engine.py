@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, make_url
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -24,6 +24,12 @@ class Database:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         self._writing = self.engine.execution_options(writes=True)
+
+    def now(self) -> ColumnElement[float]:
+        """The database's own time in Unix seconds, for what replicas must agree on."""
+        if self.engine.dialect.name == "sqlite":
+            return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
+        return literal_column("extract(epoch FROM clock_timestamp())::float8", Float)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy import Connection, and_, exists, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from service.store.engine import Database
 from service.store.events import append_events
-from service.store.records import TERMINAL, AlreadyExists, JobRecord, JobStatus, NewEvent, TransitionRefused, UnknownId
+from service.store.records import (
+    TERMINAL,
+    AlreadyExists,
+    AttemptStatus,
+    JobRecord,
+    JobStatus,
+    LeaseLost,
+    NewEvent,
+    TransitionRefused,
+    UnknownId,
+)
 from service.store.rows import Page, newest_first, record_of, values_of
-from service.store.tables import job_metadata, jobs
+from service.store.tables import attempts, job_metadata, jobs
+
+_BUSY = (JobStatus.VALIDATING_FILES, JobStatus.RUNNING)
+_OPEN_ATTEMPT = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status != AttemptStatus.ENDED)
+_NEEDS_WORK = and_(
+    jobs.c.status.not_in(TERMINAL), or_(jobs.c.status.in_(_BUSY), jobs.c.cancel_requested, _OPEN_ATTEMPT)
+)
 
 
 class Jobs:
@@ -77,6 +94,45 @@ class Jobs:
         query = select(jobs).where(jobs.c.status.in_(statuses)).order_by(jobs.c.created_at, jobs.c.position)
         with self._database.read() as connection:
             return [record_of(JobRecord, row) for row in connection.execute(query)]
+
+    def claim(self, *, owner: str, lease_s: float, limit: int, take_over: bool = False) -> Sequence[JobRecord]:
+        """Jobs that need somebody's attention and are now `owner`'s for `lease_s` seconds: those it holds already,
+        and at most `limit` that nobody holds.
+
+        Attention need jobs whose data are being checked, jobs with an open attempt and jobs to be cancelled; queued
+        ones wait for the planner and are nobody's.
+
+        Args:
+            take_over: also take what another owner holds, for a caller who knows that there is no other.
+        """
+        now = self._database.now()
+        free = true() if take_over else or_(jobs.c.lease_owner.is_(None), jobs.c.lease_expires_at < now)
+        unheld = (
+            select(jobs.c.position)
+            .where(_NEEDS_WORK, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_owner != owner), free)
+            .order_by(jobs.c.status == JobStatus.VALIDATING_FILES, jobs.c.position)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        mine = and_(_NEEDS_WORK, jobs.c.lease_owner == owner)
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(mine).values(lease_expires_at=now + lease_s))
+            for position in connection.execute(unheld).scalars().all():
+                given = {"lease_owner": owner, "lease_token": secrets.token_hex(8), "lease_expires_at": now + lease_s}
+                connection.execute(update(jobs).where(jobs.c.position == position).values(**given))
+            rows = connection.execute(select(jobs).where(mine).order_by(jobs.c.position))
+            return [record_of(JobRecord, row) for row in rows]
+
+    def any_needs_attention(self) -> bool:
+        """Whether `claim` would find anything; cheaper, as it writes nothing."""
+        with self._database.read() as connection:
+            return bool(connection.execute(select(select(jobs.c.position).where(_NEEDS_WORK).exists())).scalar())
+
+    def release(self, *, owner: str) -> None:
+        """Give back all that `owner` holds, so that others need not wait for its leases to run out."""
+        held = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.lease_owner == owner).values(**held))
 
     def count_by_status(self) -> dict[JobStatus, int]:
         """How many jobs are in each state; states without jobs count 0."""
@@ -155,3 +211,16 @@ def _must_find(connection: Connection, id: str) -> JobRecord:
     if record is None:
         raise UnknownId("fine-tuning job", id)
     return record
+
+
+def require_lease(connection: Connection, job_id: str, lease: str | None) -> None:
+    """Hold on to a job's row and refuse to go on if its lease is no longer `lease`; None asks nothing.
+
+    Raises:
+        LeaseLost: another replica has the job.
+    """
+    if lease is None:
+        return
+    held = select(jobs.c.lease_token).where(jobs.c.id == job_id).with_for_update()
+    if connection.execute(held).scalar_one_or_none() != lease:
+        raise LeaseLost(job_id)

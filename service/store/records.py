@@ -502,6 +502,14 @@ class DevicesTaken(StoreError):
         super().__init__(f"devices are not all free ({named})")
 
 
+class LeaseLost(StoreError):
+    """The job has gone to another replica, which must not be interfered with."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} is worked on by another replica now")
+
+
 class TransitionRefused(StoreError):
     """The job's present status does not allow the change."""
 

@@ -13,7 +13,9 @@ from service.store.checkpoints import Checkpoints
 from service.store.engine import Database
 from service.store.events import Events
 from service.store.jobs import Jobs
+from service.store.leases import Leases
 from service.store.models import Models
+from service.store.replicas import Replicas
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -29,6 +31,8 @@ class Store:
         self.events = Events(self.database)
         self.checkpoints = Checkpoints(self.database)
         self.models = Models(self.database)
+        self.leases = Leases(self.database)
+        self.replicas = Replicas(self.database)
 
     def upgrade(self) -> None:
         """Bring the tables to this version's layout. Safe to run again, and from several processes on SQLite."""
