@@ -12,12 +12,18 @@ Only `exit.json` is believed. Without it the attempt crashed, whatever a launche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from service.launchers.base import LostReason
 from service.store.records import AttemptEnd, AttemptRecord, EndReason, JobRecord, JobStatus
 from trainer.job_dir import ExitRecord, JobDir
 
+_LOST: dict[LostReason, str] = {
+    "node_lost": "a machine that it ran on is gone",
+    "engine_lost": "the engine does not know it any more",
+}
 MAX_WITHOUT_PROGRESS = 10
 """Attempts in a row that somebody else may stop before they get any further. More forgiving than for crashes, as it
 is not the job's fault, but a machine that stops everything must not start it for ever."""
@@ -38,6 +44,12 @@ class Retry:
     """The attempt ends, and another one goes on from the latest checkpoint."""
 
     end: AttemptEnd
+    requeue: bool = False
+    """The job waits for devices again, perhaps other ones or fewer; otherwise it keeps those that it has."""
+    not_before: float = 0.0
+    """Unix time before which it does not go on; only with `requeue`."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What is different for attempts from here on."""
 
 
 def decide(
@@ -48,8 +60,14 @@ def decide(
     made_progress: bool,
     max_crashes_without_progress: int,
     last_words: str = "",
+    lost: LostReason | None = None,
 ) -> Finish | Retry:
-    """Decide what follows the last of `attempts`. `last_words`: the end of its log, for the message."""
+    """Decide what follows the last of `attempts`.
+
+    Args:
+        last_words: the end of its log, for the message.
+        lost: why the engine can tell no more of it.
+    """
     attempt = attempts[-1]
     if job.cancel_requested:
         return Finish(_end(EndReason.CANCELLED, "Job cancelled", made_progress), JobStatus.CANCELLED)
@@ -65,6 +83,10 @@ def decide(
             return _failed(EndReason.INTERRUPTED, message.strip(), made_progress)
         message = f"Attempt {attempt.number} was interrupted at step {exit_record.step}"
         return Retry(_end(EndReason.INTERRUPTED, message, made_progress))
+    if lost is not None:
+        message = f"Attempt {attempt.number} was lost: {_LOST[lost]}"
+        end = AttemptEnd(reason=EndReason(lost), message=message, made_progress=made_progress, level="warn")
+        return Retry(end, requeue=True)
     crashes = 0 if made_progress else 1 + crashes_without_progress(attempts[:-1])
     if crashes >= max_crashes_without_progress:
         message = f"The training processes died {crashes} times in a row without getting any further. {last_words}"

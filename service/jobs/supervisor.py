@@ -17,7 +17,7 @@ from service.jobs.event_rows import read_lines, to_progress
 from service.jobs.log_tail import last_line
 from service.jobs.registration import NothingExported, describe_model
 from service.jobs.runner_lock import exclusive
-from service.launchers.base import Launcher, LaunchError, NodeShare, ProcessIdentity, Run, RunState
+from service.launchers.base import Launcher, LaunchError, LostReason, NodeShare, Run, RunState, Submitted
 from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
 from service.store.store import Store
 from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
@@ -54,17 +54,17 @@ class Supervisor:
         """Take one open attempt of `job` a step on."""
         state = self._launcher.poll(run_of(job, attempt))
         if attempt.status is AttemptStatus.STARTING:
-            if state.leader is not None:
-                attempt = self._adopt(job, attempt, state.leader)
+            if state.was_started:
+                attempt = self._adopt(job, attempt, Submitted(state.leader, attempt.engine_ref))
             elif not (_stop_wanted(job) or _has_run(_paths(job, attempt))):
                 self._launch(job, attempt)
                 return
         # Whether it lives was asked before its events are read: what the dead have written is all there is.
         self._store_events(job, attempt)
-        if state.alive:
+        if state.alive and state.lost is None:
             self._stop_if_due(job, attempt, state)
         else:
-            self._conclude(job, attempt)
+            self._conclude(job, attempt, lost=state.lost)
 
     def _launch(self, job: JobRecord, attempt: AttemptRecord) -> None:
         """Start the attempt's processes, unless another replica is just about to."""
@@ -75,27 +75,28 @@ class Supervisor:
         run = run_of(job, attempt)
         try:
             with exclusive(paths.path / "launch.lock") as alone:
-                if not alone or self._launcher.poll(run).leader is not None:
+                if not alone or self._launcher.poll(run).was_started:
                     return
                 # Whoever lost the lease while it slept must not start anything.
                 self._store.attempts.update(job.id, attempt.number, lease=job.lease_token, resume=attempt.resume)
                 write_json_atomically(paths.record, decided)
-                leader = self._launcher.submit(run)
+                submitted = self._launcher.submit(run)
         except (LaunchError, OSError) as error:
             end = AttemptEnd(reason=EndReason.LAUNCH_FAILED, message=f"Job failed: {error}", level="error")
             failed = outcome.Finish(end, JobStatus.FAILED, EndReason.LAUNCH_FAILED.value, str(error))
             self._finish(job, attempt, failed)
             return
-        self._adopt(job, attempt, leader)
+        self._adopt(job, attempt, submitted)
 
-    def _adopt(self, job: JobRecord, attempt: AttemptRecord, leader: ProcessIdentity) -> AttemptRecord:
+    def _adopt(self, job: JobRecord, attempt: AttemptRecord, submitted: Submitted) -> AttemptRecord:
         return self._store.attempts.update(
             attempt.job_id,
             attempt.number,
             lease=job.lease_token,
             status=AttemptStatus.RUNNING,
-            pid=leader.pid,
-            pid_created_at=leader.created_at,
+            pid=submitted.leader and submitted.leader.pid,
+            pid_created_at=submitted.leader and submitted.leader.created_at,
+            engine_ref=None if submitted.engine_ref is None else dict(submitted.engine_ref),
         )
 
     def _store_events(self, job: JobRecord, attempt: AttemptRecord) -> None:
@@ -126,7 +127,7 @@ class Supervisor:
         if ended is not None and now > ended.time + min(self._cancel_grace_s, LINGER_S):
             self._launcher.signal(run, signal.SIGKILL)
 
-    def _conclude(self, job: JobRecord, attempt: AttemptRecord) -> None:
+    def _conclude(self, job: JobRecord, attempt: AttemptRecord, *, lost: LostReason | None) -> None:
         paths = _paths(job, attempt)
         attempts = self._store.attempts.list(job.id)
         decision = outcome.decide(
@@ -136,9 +137,20 @@ class Supervisor:
             made_progress=outcome.got_further(attempts, JobDir(Path(job.job_dir))),
             max_crashes_without_progress=self._max_crashes,
             last_words=last_line(paths.log),
+            lost=lost,
         )
         if isinstance(decision, outcome.Finish):
             self._finish(job, attempt, decision)
+        elif decision.requeue:
+            self._store.attempts.requeue(
+                job.id,
+                attempt.number,
+                decision.end,
+                expected=lifecycle.sources(JobStatus.QUEUED),
+                not_before=decision.not_before,
+                overrides=dict(decision.overrides),
+                lease=job.lease_token,
+            )
         else:
             message = f"Attempt {attempt.number + 1} goes on from the latest checkpoint"
             self._store.attempts.retry(job.id, attempt.number, decision.end, message=message, lease=job.lease_token)

@@ -100,6 +100,19 @@ class ProcessIdentity:
 
 
 @dataclass(frozen=True)
+class Submitted:
+    """How a run that was just started is found again."""
+
+    leader: ProcessIdentity | None = None
+    """Its first process, where that is on this machine."""
+    engine_ref: Mapping[str, Any] | None = None
+    """What `Run.engine_ref` will hold: actor names, a Slurm job id."""
+
+
+LostReason = Literal["node_lost", "engine_lost"]
+
+
+@dataclass(frozen=True)
 class RunState:
     """What is left of a run."""
 
@@ -108,6 +121,15 @@ class RunState:
     leader_alive: bool
     alive: bool
     """Whether any of its processes lives."""
+    lost: LostReason | None = None
+    """Why nothing more can be learnt of it: a machine of it is gone, or the engine does not know it any more."""
+    started: bool | None = None
+    """Whether it was ever started; None where a leader tells."""
+
+    @property
+    def was_started(self) -> bool:
+        """Whether it must not be started again."""
+        return self.leader is not None if self.started is None else self.started
 
 
 class LaunchError(Exception):
@@ -125,8 +147,8 @@ class Launcher(Protocol):
     def capacity(self) -> Capacity:
         """The devices there are, taken or not."""
 
-    def submit(self, run: Run) -> ProcessIdentity:
-        """Start a run and return its first process.
+    def submit(self, run: Run) -> Submitted:
+        """Start a run.
 
         Raises:
             LaunchError: it cannot be started.

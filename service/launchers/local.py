@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import trainer
-from service.launchers.base import Capacity, ProcessIdentity, Run, RunState
+from service.launchers.base import Capacity, Run, RunState, Submitted
 from service.launchers.devices import find_devices
 from service.launchers.processes import ProcessGroups, find_workers, send, tags
 from trainer.job_dir import AttemptDir, JobDir
@@ -52,20 +52,21 @@ class LocalLauncher:
         """The devices there are, taken or not."""
         return self._capacity
 
-    def submit(self, run: Run) -> ProcessIdentity:
-        """Start a run and return the launcher process.
+    def submit(self, run: Run) -> Submitted:
+        """Start a run; its leader is the launcher process.
 
         Raises:
             LaunchError: the launcher cannot be started.
         """
         paths = _paths(run)
-        return self._groups.start(
+        leader = self._groups.start(
             self._worker_command(run, self._capacity, free_port()),
             tag=_tag(run),
             environment=self.environment(run),
             log=paths.log,
             record=_record(paths),
         )
+        return Submitted(leader)
 
     def poll(self, run: Run) -> RunState:
         """Look at a run, also one that another service process started."""

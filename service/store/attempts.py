@@ -180,6 +180,42 @@ class Attempts:
                 engine=ended.engine,
             )
 
+    def requeue(
+        self,
+        job_id: str,
+        number: int,
+        end: AttemptEnd,
+        *,
+        expected: Iterable[JobStatus],
+        not_before: float = 0.0,
+        overrides: Mapping[str, Any] | None = None,
+        lease: str | None = None,
+    ) -> None:
+        """End an attempt, free its devices and let the job wait for devices again.
+
+        Args:
+            not_before: Unix time before which it does not begin.
+            overrides: added to the job's own, for attempts to come.
+
+        Raises:
+            UnknownId: there is no such open attempt.
+            TransitionRefused: the job's state does not allow it.
+            LeaseLost: the job has gone to another replica.
+        """
+        with self._database.write() as connection:
+            require_lease(connection, job_id, lease)
+            _end(connection, job_id, number, end)
+            known = connection.execute(select(jobs.c.overrides).where(jobs.c.id == job_id)).scalar_one()
+            move_job(
+                connection,
+                job_id,
+                JobStatus.QUEUED,
+                expected=expected,
+                not_before=not_before,
+                queued_at=time.time(),
+                overrides={**known, **(overrides or {})},
+            )
+
     def _select(self, condition: ColumnElement[bool]) -> Sequence[AttemptRecord]:
         query = select(attempts).where(condition).order_by(attempts.c.created_at, attempts.c.job_id, attempts.c.number)
         with self._database.read() as connection:
