@@ -11,6 +11,7 @@ import typer
 
 from service.cli import (
     ask,
+    db,
     demo,
     evaluate,
     exits,
@@ -50,6 +51,7 @@ app.command("transfer")(transfer.transfer)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(prompts.app, name="prompts")
+app.add_typer(db.app, name="db")
 
 
 def _print_version(wanted: bool) -> None:

@@ -50,6 +50,7 @@ class Database:
         with self._writing.connect() as connection:
             if connection.dialect.name != "sqlite":
                 with connection.begin():
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(8321)")  # one at a time
                     yield connection
                 return
             raw: Any = connection.connection.driver_connection

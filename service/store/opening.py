@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from alembic.util import CommandError as MigrationError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from service.store.records import StoreError
-from service.store.store import Store
+from service.store.store import Layout, Store
 
 _BACKENDS = ("sqlite", "postgresql")
 _URLS = "use sqlite:////FOLDER/attune.db or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
@@ -23,14 +25,7 @@ def open_store(url: str) -> Store:
     Raises:
         CannotOpen: the URL is none, its driver or its database is not there, or the database is not ours.
     """
-    shown = _parsed(url).render_as_string(hide_password=True)
-    try:
-        store = Store(url)
-    except ImportError as error:
-        message = f"the driver for {shown} is not installed ({error})"
-        raise CannotOpen(f"{message}; pip install 'attune-clip[postgres]' brings psycopg") from None
-    except (SQLAlchemyError, OSError) as error:
-        raise CannotOpen(f"cannot open the database {shown}: {_reason(error)}") from None
+    store, shown = _connect(url)
     try:
         store.upgrade()
     except (MigrationError, SQLAlchemyError, OSError) as error:
@@ -39,6 +34,36 @@ def open_store(url: str) -> Store:
             raise CannotOpen(f"the database {shown} was made by another version of Attune: {error}") from None
         raise CannotOpen(f"cannot open the database {shown}: {_reason(error)}") from None
     return store
+
+
+def read_layout(url: str) -> Layout:
+    """What layout the database at an SQLAlchemy URL has; nothing is changed.
+
+    Raises:
+        CannotOpen: the URL is none, or its driver or its database is not there.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        raise CannotOpen(f"there is no database {parsed.database}")
+    store, shown = _connect(url)
+    try:
+        return store.layout()
+    except SQLAlchemyError as error:
+        raise CannotOpen(f"cannot open the database {shown}: {_reason(error)}") from None
+    finally:
+        store.close()
+
+
+def _connect(url: str) -> tuple[Store, str]:
+    """A store on it, whose tables nobody has looked at, and the URL without its password."""
+    shown = _parsed(url).render_as_string(hide_password=True)
+    try:
+        return Store(url), shown
+    except ImportError as error:
+        message = f"the driver for {shown} is not installed ({error})"
+        raise CannotOpen(f"{message}; pip install 'attune-clip[postgres]' brings psycopg") from None
+    except (SQLAlchemyError, OSError) as error:
+        raise CannotOpen(f"cannot open the database {shown}: {_reason(error)}") from None
 
 
 def _parsed(url: str) -> URL:

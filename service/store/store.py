@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import func, inspect, select, text
 
 from service.store.attempts import Attempts
 from service.store.checkpoints import Checkpoints
@@ -16,8 +19,27 @@ from service.store.jobs import Jobs
 from service.store.leases import Leases
 from service.store.models import Models
 from service.store.replicas import Replicas
+from service.store.tables import metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `attune db check` tells."""
+
+    url: str
+    revision: str | None
+    """The migration that the tables are at; None for an empty database."""
+    head: str
+    """The migration that this version needs."""
+    num_rows: dict[str, int]
+    """By table."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether this version can work with it."""
+        return self.revision == self.head
 
 
 class Store:
@@ -35,12 +57,32 @@ class Store:
         self.replicas = Replicas(self.database)
 
     def upgrade(self) -> None:
-        """Bring the tables to this version's layout. Safe to run again, and from several processes on SQLite."""
+        """Bring the tables to this version's layout. Safe to run again, and from several processes."""
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         with self.database.migrate() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+    def layout(self) -> Layout:
+        """What layout the tables have, and how many rows they hold. The password in the URL is left out.
+
+        Raises:
+            SQLAlchemyError: the database does not answer.
+        """
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self.database.read() as connection:
+            there = set(inspect(connection).get_table_names())
+            revision = MigrationContext.configure(connection).get_current_revision()
+            counts = {
+                table.name: connection.execute(select(func.count()).select_from(table)).scalar_one()
+                for table in metadata.sorted_tables
+                if table.name in there
+            }
+        shown = self.database.engine.url.render_as_string(hide_password=True)
+        return Layout(url=shown, revision=revision, head=str(head), num_rows=counts)
 
     def check(self) -> None:
         """Raise SQLAlchemy's error if the database does not answer or has no tables."""
