@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from service.dependencies import AllowedCaller
 from service.errors import install_error_handlers
 from service.inference.gateway import Gateway
 from service.jobs.preflight import PreflightCommand, trainer_preflight
@@ -53,8 +54,9 @@ def create_app(
     app.state.preflight_command = preflight_command
     app.state.metrics = Metrics()
     app.state.closing = threading.Event()
-    for room in (jobs, events, models, inference, recipes, health):
-        app.include_router(room.router)
+    app.include_router(health.router)
+    for room in (jobs, events, models, inference, recipes):
+        app.include_router(room.router, dependencies=[AllowedCaller])
     install_error_handlers(app)
     describe_with_spec(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)

@@ -1,6 +1,8 @@
 """What can go wrong for a caller: one exception tree, and the handlers that turn it into OpenAI's envelope.
 
     AttuneError                  500  internal_error
+      Unauthenticated            401  invalid_api_key     with `WWW-Authenticate`
+      Forbidden                  403  forbidden
       NotFound                   404  not_found
       InvalidRequest             400  invalid_request     (or 422: well-formed JSON of the wrong shape)
         InvalidSpec              400  invalid_spec        with a list of `problems`
@@ -59,6 +61,24 @@ class AttuneError(Exception):
     def envelope(self) -> dict[str, Any]:
         """The response body."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class Unauthenticated(AttuneError):
+    """The request carries no API key, or none that is valid."""
+
+    default_status = 401
+    default_code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """How to say who one is."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(AttuneError):
+    """The caller may not do this."""
+
+    default_status = 403
+    default_code = "forbidden"
 
 
 class NotFound(AttuneError):

@@ -40,6 +40,7 @@ def describe_model(job: JobRecord, attempt: AttemptDir, models: Models) -> Model
         task=exported.task,
         created_at=time.time(),
         job_id=job.id,
+        project_id=job.project_id,
         metrics=exported.metrics,
         class_names=card.get("class_names") or None,
         templates=card.get("templates") or [],

@@ -6,12 +6,13 @@ import functools
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from service.jobs import scheduler
 from service.launchers.base import Capacity
-from service.store.records import JobRecord, ModelRecord, new_id
+from service.store.records import DEFAULT_PROJECT, JobRecord, ModelRecord, new_id
 from service.store.store import Store
 from trainer.job_dir import JobDir, write_json_atomically
 from trainer.resolve import SpecError, SpecProblem, near, resolve
@@ -29,17 +30,21 @@ def submit(
     weights_dir: Path | None,
     partial_spec: Mapping[str, Any],
     suffix: str | None = None,
+    project: str = DEFAULT_PROJECT,
+    created_by: str | None = None,
 ) -> JobRecord:
     """Resolve a partial spec, make the job folder with its spec.json and store the job for the runner to find.
 
     Args:
         capacity: what the job will have to run on.
+        project: whose job it is; only its models can be started from.
+        created_by: the API key that asked for it.
         weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
 
     Raises:
         SpecError: the spec cannot be made, or not run on those devices; nothing is left behind.
     """
-    models = store.models.list()
+    models = store.models.list(project=project)
     named = _requested_model(partial_spec)
     _refuse_unregistered(named, models)
     paths = {model.id: model.path for model in models}
@@ -47,7 +52,9 @@ def submit(
     requested = named or spec.model.name
     job_id = new_id("ftjob")
     job_dir = JobDir(jobs_dir / job_id)
-    record = _record(job_id, spec, job_dir, model=requested, suffix=suffix)
+    record = replace(
+        _record(job_id, spec, job_dir, model=requested, suffix=suffix), project_id=project, created_by=created_by
+    )
     _refuse_impossible(record, capacity)
     write_json_atomically(job_dir.spec, spec)
     try:
@@ -75,6 +82,10 @@ def _record(job_id: str, spec: JobSpec, job_dir: JobDir, *, model: str, suffix: 
         suffix=suffix,
         metadata=spec.metadata,
         seed=spec.seed,
+        priority=spec.scheduling.priority,
+        max_runtime_s=spec.scheduling.max_runtime_s,
+        deadline_at=spec.scheduling.deadline,
+        queue_order=time.time(),
         training_file=describe(spec.data.train) if spec.data.train else "",
         recipe=spec.recipe,
     )

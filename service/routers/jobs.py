@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import StreamingResponse
 
-from service.dependencies import After, Closing, MetadataFilter, TheJob, TheRunner, TheSettings, TheStore
+from service.dependencies import After, Closing, MetadataFilter, TheCaller, TheJob, TheRunner, TheSettings, TheStore
 from service.jobs import lifecycle
 from service.jobs.submission import submit
 from service.schemas.base import ErrorAnswer, Page
@@ -35,6 +35,7 @@ def create_job(
     store: TheStore,
     runner: TheRunner,
     settings: TheSettings,
+    caller: TheCaller,
 ) -> Job:
     """Submit a job. It is checked at once, its data before any training, and then it waits for devices."""
     record = submit(
@@ -44,6 +45,8 @@ def create_job(
         weights_dir=settings.weights_dir,
         partial_spec=body.partial_spec(),
         suffix=body.suffix,
+        project=caller.project_id,
+        created_by=caller.key_id,
     )
     runner.wake()
     return Job.from_record(record, attempts=[])
@@ -51,10 +54,14 @@ def create_job(
 
 @router.get("", openapi_extra={"parameters": [_METADATA_PARAMETER]})
 def list_jobs(
-    store: TheStore, metadata: MetadataFilter, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    store: TheStore,
+    caller: TheCaller,
+    metadata: MetadataFilter,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[Job]:
     """Jobs, newest first."""
-    records, has_more = store.jobs.list(after=after, limit=limit, metadata=metadata)
+    records, has_more = store.jobs.list(project=caller.project_id, after=after, limit=limit, metadata=metadata)
     return Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more)
 
 

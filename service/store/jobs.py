@@ -63,14 +63,20 @@ class Jobs:
             return find_job(connection, id)
 
     def list(
-        self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = None
+        self,
+        *,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+        metadata: Mapping[str, str] | None = None,
     ) -> Page[JobRecord]:
-        """A page of jobs, newest first, that carry all of `metadata`, and whether there are more.
+        """A page of jobs of a project (None: of all), newest first, that carry all of `metadata`, and whether there
+        are more.
 
         Raises:
             UnknownId: there is no job `after` in that list.
         """
-        query = select(jobs)
+        query = select(jobs) if project is None else select(jobs).where(jobs.c.project_id == project)
         for key, value in (metadata or {}).items():
             query = query.where(
                 jobs.c.id.in_(

@@ -12,12 +12,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text
 
 from service.store.attempts import Attempts
+from service.store.audit import Audit
 from service.store.checkpoints import Checkpoints
 from service.store.engine import Database
 from service.store.events import Events
 from service.store.jobs import Jobs
+from service.store.keys import Keys
 from service.store.leases import Leases
 from service.store.models import Models
+from service.store.projects import Projects
 from service.store.replicas import Replicas
 from service.store.tables import metadata
 
@@ -53,6 +56,9 @@ class Store:
         self.events = Events(self.database)
         self.checkpoints = Checkpoints(self.database)
         self.models = Models(self.database)
+        self.projects = Projects(self.database)
+        self.keys = Keys(self.database)
+        self.audit = Audit(self.database)
         self.leases = Leases(self.database)
         self.replicas = Replicas(self.database)
 
