@@ -29,11 +29,13 @@ class Caller:
     role: Role
     key_id: str | None = None
     """None where no key is asked for."""
+    key_project: str | None = None
+    """The key's own project, where an operator acts in another one."""
 
     @property
     def is_operator(self) -> bool:
         """Whether they look after all projects."""
-        return self.role is Role.ADMIN and self.project_id == DEFAULT_PROJECT
+        return self.role is Role.ADMIN and (self.key_project or self.project_id) == DEFAULT_PROJECT
 
     @property
     def actor(self) -> str:
@@ -48,6 +50,15 @@ class Caller:
         """
         if _RANK[self.role] < _RANK[role]:
             raise Forbidden(f"this needs the role {role.value!r}; the key's role is {self.role.value!r}")
+
+    def require_operator(self) -> None:
+        """Refuse a caller who only looks after a project of their own.
+
+        Raises:
+            Forbidden: the key is no administrator's of the project `default`.
+        """
+        if not self.is_operator:
+            raise Forbidden(f"this needs an administrator's key of the project {DEFAULT_PROJECT!r}, an operator's")
 
 
 ANYBODY = Caller(DEFAULT_PROJECT, Role.ADMIN)
@@ -106,7 +117,7 @@ def identify(store: Store, *, authorization: str | None, project: str | None = N
         return caller
     if not caller.is_operator or store.projects.get(project) is None:
         raise Forbidden(f"this key is not for the project {project!r}")
-    return Caller(project, caller.role, caller.key_id)
+    return Caller(project, caller.role, caller.key_id, key_project=caller.project_id)
 
 
 def _bearer(authorization: str | None) -> str | None:

@@ -31,6 +31,7 @@ CONTRACT = {
         "catalogue",
         "deepspeed_config",
         "errors",
+        "fence",
         "evaluation.tables",
         "interpolate.points",
         "interpolate.request",

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from dali_pipelines.loader import BadSampleError
-from trainer import checkpoint, distributed, events, preflight
+from trainer import checkpoint, distributed, events, fence, preflight
 from trainer.distributed import StopRequest, agree
 from trainer.errors import TrainingError, UnusableDataError
 from trainer.job_dir import (
@@ -49,6 +49,7 @@ def run_attempt(arguments: argparse.Namespace) -> int:
             print(f"bad spec\n{error}", file=sys.stderr)
         return 2
     attempt = job.attempt(agree(arguments.attempt or _next_number(job)))
+    stop.watch_fence(attempt.path)
     try:
         _open_attempt(attempt, job=job, resume=arguments.resume)
         _require_good_data(spec, job=job)
@@ -132,7 +133,7 @@ def _reason(error: Exception) -> str | None:
             return UnusableDataError.reason
         case torch.OutOfMemoryError() | MemoryError():
             return "out_of_memory"
-        case dist.DistError():
+        case dist.DistError() | fence.Fenced():
             return None
         case RuntimeError() if dist.get_world_size() > 1 and _PEER_LOST.search(str(error)):
             return None
@@ -140,7 +141,12 @@ def _reason(error: Exception) -> str | None:
 
 
 def _record(ended: ExitRecord, attempt: AttemptDir) -> None:
-    """Write exit.json unless another rank already said why the attempt ended."""
+    """Write exit.json unless another rank already said why the attempt ended.
+
+    Raises:
+        Fenced: the attempt was given up; its folder is left as it is.
+    """
+    fence.require_own(attempt.path)
     if attempt.exit.exists():
         return
     level = "error" if ended.status == "failed" else "info"

@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from trainer import fence
 from trainer.distributed import cpu_group
 from trainer.errors import DiskFullError, UnusableSpecError
 from trainer.job_dir import CheckpointName, JobDir, write_json_atomically
@@ -74,6 +75,7 @@ def save(
 
     Raises:
         DiskFullError: on every rank, before anything is written, if any rank lacks the room.
+        Fenced: on rank 0, if the attempt was given up meanwhile; nothing is published.
     """
     final = job.checkpoint(name)
     partial = final.with_name(f".{name}.partial")
@@ -90,6 +92,7 @@ def save(
         if rank == 0:
             write_json_atomically(partial / _RECORD, record)
             _sync_files(partial)
+            fence.require_own(job.attempt(name.attempt).path)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
     dist.barrier()

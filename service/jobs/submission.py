@@ -6,11 +6,12 @@ import functools
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from service.jobs import scheduler
+from service.jobs.places import Places
 from service.launchers.base import Capacity
 from service.store.records import DEFAULT_PROJECT, JobRecord, ModelRecord, new_id
 from service.store.store import Store
@@ -22,46 +23,80 @@ from trainer.spec.sources import describe
 REGISTERED_PREFIX = "ft:"
 
 
+@dataclass(frozen=True)
+class Submission:
+    """A job as somebody asks for it."""
+
+    partial_spec: Mapping[str, Any]
+    places: Places
+    """Which paths and URLs it may name: `Places.of`."""
+    suffix: str | None = None
+    project: str = DEFAULT_PROJECT
+    """Whose job it is; only its models can be started from."""
+    created_by: str | None = None
+    """The API key that asked for it."""
+    job_id: str | None = None
+    """None: a new one."""
+
+
 def submit(
-    store: Store,
-    *,
-    jobs_dir: Path,
-    capacity: Capacity,
-    weights_dir: Path | None,
-    partial_spec: Mapping[str, Any],
-    suffix: str | None = None,
-    project: str = DEFAULT_PROJECT,
-    created_by: str | None = None,
+    store: Store, submission: Submission, *, jobs_dir: Path, capacity: Capacity, weights_dir: Path | None
 ) -> JobRecord:
     """Resolve a partial spec, make the job folder with its spec.json and store the job for the runner to find.
 
     Args:
         capacity: what the job will have to run on.
-        project: whose job it is; only its models can be started from.
-        created_by: the API key that asked for it.
         weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
 
     Raises:
         SpecError: the spec cannot be made, or not run on those devices; nothing is left behind.
     """
-    models = store.models.list(project=project)
-    named = _requested_model(partial_spec)
-    _refuse_unregistered(named, models)
-    paths = {model.id: model.path for model in models}
-    spec = resolve(spec=partial_spec, registered_models=paths, weights_dir=weights_dir)
-    requested = named or spec.model.name
-    job_id = new_id("ftjob")
-    job_dir = JobDir(jobs_dir / job_id)
-    record = replace(
-        _record(job_id, spec, job_dir, model=requested, suffix=suffix), project_id=project, created_by=created_by
-    )
-    _refuse_impossible(record, capacity)
-    write_json_atomically(job_dir.spec, spec)
+    record = draft(store, submission, jobs_dir=jobs_dir, capacity=capacity, weights_dir=weights_dir)
+    job_dir = JobDir(Path(record.job_dir))
+    write_json_atomically(job_dir.spec, record.spec)
     try:
         return store.jobs.create(record)
     except BaseException:
         shutil.rmtree(job_dir.path)
         raise
+
+
+def draft(
+    store: Store,
+    submission: Submission,
+    *,
+    jobs_dir: Path,
+    capacity: Capacity,
+    weights_dir: Path | None,
+    runnable: bool = True,
+) -> JobRecord:
+    """The job that `submit` would store; nothing is written.
+
+    Args: as `submit`.
+        runnable: whether the training data must be named.
+
+    Raises:
+        SpecError: the spec cannot be made, or not run on those devices.
+    """
+    models = store.models.list(project=submission.project)
+    named = _requested_model(submission.partial_spec)
+    _refuse_unregistered(named, models)
+    paths = {model.id: model.path for model in models}
+    spec = resolve(
+        spec=submission.partial_spec,
+        registered_models=paths,
+        weights_dir=weights_dir,
+        runnable=runnable,
+        guard=submission.places.problems,
+    )
+    job_id = submission.job_id or new_id("ftjob")
+    record = replace(
+        _record(job_id, spec, JobDir(jobs_dir / job_id), model=named or spec.model.name, suffix=submission.suffix),
+        project_id=submission.project,
+        created_by=submission.created_by,
+    )
+    _refuse_impossible(record, capacity)
+    return record
 
 
 def _refuse_impossible(record: JobRecord, capacity: Capacity) -> None:

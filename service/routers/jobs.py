@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from service.dependencies import After, Closing, MetadataFilter, TheCaller, TheJob, TheRunner, TheSettings, TheStore
 from service.jobs import lifecycle
+from service.jobs.places import Places
 from service.jobs.submission import submit
 from service.schemas.base import ErrorAnswer, Page
 from service.schemas.checkpoints import Checkpoint, CheckpointPage
@@ -43,6 +44,7 @@ def create_job(
         jobs_dir=settings.jobs_dir,
         capacity=runner.capacity(),
         weights_dir=settings.weights_dir,
+        places=Places.of(settings, store, project=caller.project_id),
         partial_spec=body.partial_spec(),
         suffix=body.suffix,
         project=caller.project_id,

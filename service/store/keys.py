@@ -44,6 +44,11 @@ class Keys:
         with self._database.read() as connection:
             return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
 
+    def any_valid(self) -> bool:
+        """Whether there is a key that is valid now."""
+        with self._database.read() as connection:
+            return connection.execute(select(api_keys.c.id).where(_is_valid(time.time())).limit(1)).first() is not None
+
     def get(self, id: str) -> ApiKeyRecord | None:
         """The key of this id, valid or not, or None."""
         with self._database.read() as connection:
@@ -59,16 +64,20 @@ class Keys:
             return [record_of(ApiKeyRecord, row) for row in connection.execute(query)]
 
     def end(self, id: str, *, at: float) -> ApiKeyRecord:
-        """Let a key end at a time, which is now to revoke it, and later to let its successor take over.
+        """Let a key end at a time, which is now to revoke it, and later to let its successor take over; what has ended
+        or will end sooner keeps its time.
 
         Raises:
             UnknownId: there is no such key.
         """
-        changes = {"revoked_at": at} if at <= time.time() else {"expires_at": at}
+        ends = api_keys.c.revoked_at if at <= time.time() else api_keys.c.expires_at
+        sooner = and_(api_keys.c.id == id, or_(ends.is_(None), ends > at))
         with self._database.write() as connection:
-            if connection.execute(update(api_keys).where(api_keys.c.id == id).values(**changes)).rowcount == 0:
+            connection.execute(update(api_keys).where(sooner).values({ends.name: at}))
+            row = connection.execute(select(api_keys).where(api_keys.c.id == id)).one_or_none()
+            if row is None:
                 raise UnknownId("API key", id)
-            return record_of(ApiKeyRecord, connection.execute(select(api_keys).where(api_keys.c.id == id)).one())
+            return record_of(ApiKeyRecord, row)
 
 
 def _is_valid(now: float) -> ColumnElement[bool]:

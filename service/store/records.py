@@ -115,7 +115,7 @@ class JobRecord:
     fine_tuned_model: str | None = None
     """Name of the registered model, once the job has succeeded."""
     devices_wanted: int | None = None
-    """Devices it runs on; None until the scheduler has settled `parallel.devices: auto`."""
+    """Devices that its latest attempt was given, of all machines; None before the first."""
     estimated_finish: float | None = None
     num_attempts: int = 0
     project_id: str = DEFAULT_PROJECT
@@ -129,6 +129,14 @@ class JobRecord:
     """When it last began to wait for devices."""
     not_before: float = 0.0
     """It waits at least until then: the backoff after a failed attempt."""
+    nodes: int = 1
+    """Machines that it wants: `parallel.nodes`."""
+    devices_per_node: int | None = 1
+    """Devices of each: `parallel.devices`; None for `auto`."""
+    min_devices: int | None = None
+    """Fewest devices in all that it may go on with: `scheduling.min_devices`."""
+    preemptible: bool = True
+    """Whether a job of higher priority may take its devices: `scheduling.preemptible`."""
     deadline_at: float | None = None
     """It ends as failed if it has not succeeded by then."""
     max_runtime_s: float | None = None
@@ -194,6 +202,12 @@ class AttemptRecord:
     """What was decided for this attempt beside the spec: `micro_size`, `feature_cache`."""
     last_step_at: float | None = None
     """When its last step was logged."""
+    last_sign_at: float | None = None
+    """When it last told anything."""
+    stage: str | None = None
+    """What it does, by its own account: `loading`, `training`, `evaluating`, `exporting`."""
+    stop_reason: EndReason | None = None
+    """Why the service wants it to stop, where that is not a cancellation or a pause."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +327,7 @@ class AuditRecord:
     target: str | None = None
     request_id: str | None = None
     detail: dict[str, Any] | None = None
+    id: str = field(default_factory=lambda: new_id("audit"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,6 +375,8 @@ class UploadRecord:
     status: Literal["pending", "completed", "cancelled", "expired"]
     created_at: float
     expires_at: float
+    file_lifetime_s: float | None = None
+    """Seconds that the file will be kept; None: until it is deleted."""
     file_id: str | None = None
 
 
@@ -460,6 +477,9 @@ class AttemptProgress:
     last_step: int | None = None
     worker_pids: list[int] | None = None
     workers_seen_at: float | None = None
+    last_step_at: float | None = None
+    last_sign_at: float | None = None
+    stage: str | None = None
     estimated_finish: float | None = None
 
 
@@ -491,6 +511,14 @@ class AlreadyExists(StoreError):
     def __init__(self, kind: str, id: str) -> None:
         self.kind, self.id = kind, id
         super().__init__(f"there is a {kind} {id!r} already")
+
+
+class QuotaExceeded(StoreError):
+    """A project may have no more of something."""
+
+    def __init__(self, project: str, what: str, limit: int) -> None:
+        self.project, self.what, self.limit = project, what, limit
+        super().__init__(f"project {project} has {limit} {what}, which is as many as it may have")
 
 
 class DevicesTaken(StoreError):

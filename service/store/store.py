@@ -16,6 +16,8 @@ from service.store.audit import Audit
 from service.store.checkpoints import Checkpoints
 from service.store.engine import Database
 from service.store.events import Events
+from service.store.files import Files
+from service.store.idempotency import IdempotencyKeys
 from service.store.jobs import Jobs
 from service.store.keys import Keys
 from service.store.leases import Leases
@@ -23,6 +25,7 @@ from service.store.models import Models
 from service.store.projects import Projects
 from service.store.replicas import Replicas
 from service.store.tables import metadata
+from service.store.uploads import Uploads
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -61,6 +64,9 @@ class Store:
         self.audit = Audit(self.database)
         self.leases = Leases(self.database)
         self.replicas = Replicas(self.database)
+        self.files = Files(self.database)
+        self.uploads = Uploads(self.database)
+        self.idempotency = IdempotencyKeys(self.database)
 
     def upgrade(self) -> None:
         """Bring the tables to this version's layout. Safe to run again, and from several processes."""

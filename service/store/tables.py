@@ -96,6 +96,10 @@ jobs = Table(
     Column("queue_order", Float, nullable=False),
     Column("queued_at", Float),
     Column("not_before", Float, nullable=False),
+    Column("nodes", Integer, nullable=False),
+    Column("devices_per_node", Integer),
+    Column("min_devices", Integer),
+    Column("preemptible", Boolean, nullable=False),
     Column("deadline_at", Float),
     Column("max_runtime_s", Float),
     Column("runtime_s", Float, nullable=False),
@@ -105,6 +109,10 @@ jobs = Table(
     Column("lease_token", _ID),
     Column("lease_expires_at", Float),
     Index("ix_jobs_project_id_position", "project_id", "position"),
+    Index("ix_jobs_project_id_status", "project_id", "status"),
+    Index("ix_jobs_status_priority_project_id_queue_order", "status", "priority", "project_id", "queue_order"),
+    Index("ix_jobs_status_queued_at", "status", "queued_at"),
+    Index("ix_jobs_status_deadline_at", "status", "deadline_at"),
     sqlite_autoincrement=True,
 )
 
@@ -143,6 +151,9 @@ attempts = Table(
     Column("engine_ref", JSON(none_as_null=True)),
     Column("overrides", JSON, nullable=False),
     Column("last_step_at", Float),
+    Column("last_sign_at", Float),
+    Column("stage", String(16)),
+    Column("stop_reason", EnumText(EndReason)),
 )
 
 device_leases = Table(
@@ -238,6 +249,7 @@ audit_log = Table(
     "audit_log",
     metadata,
     _position(),
+    Column("id", _ID, nullable=False, unique=True),
     Column("at", Float, nullable=False, index=True),
     Column("project_id", _ID, index=True),
     Column("actor", _NAME, nullable=False),
@@ -277,6 +289,7 @@ idempotency_keys = Table(
     Column("key", _NAME, primary_key=True),
     Column("fingerprint", String(64), nullable=False),
     Column("created_at", Float, nullable=False, index=True),
+    Column("claimed_at", Float, nullable=False),
     Column("status", Integer),
     Column("headers", JSON(none_as_null=True)),
     Column("body", Text),
@@ -313,6 +326,7 @@ uploads = Table(
     Column("status", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+    Column("file_lifetime_s", Float),
     Column("file_id", _ID),
     sqlite_autoincrement=True,
 )

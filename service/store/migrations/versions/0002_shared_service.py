@@ -38,6 +38,10 @@ def _more_of_jobs() -> None:
         table.add_column(sa.Column("queue_order", sa.Float(), nullable=False, server_default="0"))
         table.add_column(sa.Column("queued_at", sa.Float()))
         table.add_column(sa.Column("not_before", sa.Float(), nullable=False, server_default="0"))
+        table.add_column(sa.Column("nodes", sa.Integer(), nullable=False, server_default="1"))
+        table.add_column(sa.Column("devices_per_node", sa.Integer()))
+        table.add_column(sa.Column("min_devices", sa.Integer()))
+        table.add_column(sa.Column("preemptible", sa.Boolean(), nullable=False, server_default=sa.true()))
         table.add_column(sa.Column("deadline_at", sa.Float()))
         table.add_column(sa.Column("max_runtime_s", sa.Float()))
         table.add_column(sa.Column("runtime_s", sa.Float(), nullable=False, server_default="0"))
@@ -48,7 +52,24 @@ def _more_of_jobs() -> None:
         table.add_column(sa.Column("lease_expires_at", sa.Float()))
         table.create_foreign_key("fk_jobs_project_id", "projects", ["project_id"], ["id"])
     op.execute("UPDATE jobs SET queue_order = created_at, queued_at = created_at")
+    _settle_devices()
     op.create_index("ix_jobs_project_id_position", "jobs", ["project_id", "position"])
+    op.create_index("ix_jobs_project_id_status", "jobs", ["project_id", "status"])
+    queue = ["status", "priority", "project_id", "queue_order"]
+    op.create_index("ix_jobs_status_priority_project_id_queue_order", "jobs", queue)
+    op.create_index("ix_jobs_status_queued_at", "jobs", ["status", "queued_at"])
+    op.create_index("ix_jobs_status_deadline_at", "jobs", ["status", "deadline_at"])
+
+
+def _settle_devices() -> None:
+    """What planning needs of a spec becomes columns."""
+    jobs = sa.table("jobs", *(sa.column(name) for name in ("id", "nodes", "devices_per_node")), sa.column("spec", sa.JSON))
+    connection = op.get_bind()
+    for id, spec in connection.execute(sa.select(jobs.c.id, jobs.c.spec)).all():
+        parallel = spec.get("parallel", {})
+        devices = parallel.get("devices", "auto")
+        wanted = {"nodes": parallel.get("nodes", 1), "devices_per_node": None if devices == "auto" else devices}
+        connection.execute(jobs.update().where(jobs.c.id == id).values(**wanted))
 
 
 def _more_of_attempts() -> None:
@@ -58,6 +79,9 @@ def _more_of_attempts() -> None:
         table.add_column(sa.Column("engine_ref", sa.JSON()))
         table.add_column(sa.Column("overrides", sa.JSON(), nullable=False, server_default="{}"))
         table.add_column(sa.Column("last_step_at", sa.Float()))
+        table.add_column(sa.Column("last_sign_at", sa.Float()))
+        table.add_column(sa.Column("stage", sa.String(16)))
+        table.add_column(sa.Column("stop_reason", sa.String(32)))
     attempts = sa.table(
         "attempts",
         sa.column("job_id", sa.String),
@@ -131,6 +155,7 @@ def _new_tables() -> None:
     op.create_table(
         "audit_log",
         sa.Column("position", POSITION, autoincrement=True, nullable=False),
+        sa.Column("id", sa.String(80), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.Column("project_id", sa.String(80)),
         sa.Column("actor", sa.String(255), nullable=False),
@@ -140,6 +165,7 @@ def _new_tables() -> None:
         sa.Column("request_id", sa.String(255)),
         sa.Column("detail", sa.JSON(none_as_null=True)),
         sa.PrimaryKeyConstraint("position", name="pk_audit_log"),
+        sa.UniqueConstraint("id", name="uq_audit_log_id"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_audit_log_at", "audit_log", ["at"])
@@ -167,6 +193,7 @@ def _new_tables() -> None:
         sa.Column("key", sa.String(255), nullable=False),
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("claimed_at", sa.Float(), nullable=False),
         sa.Column("status", sa.Integer()),
         sa.Column("headers", sa.JSON(none_as_null=True)),
         sa.Column("body", sa.Text()),
@@ -205,6 +232,7 @@ def _new_tables() -> None:
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.Column("file_lifetime_s", sa.Float()),
         sa.Column("file_id", sa.String(80)),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_uploads_project_id"),
         sa.PrimaryKeyConstraint("position", name="pk_uploads"),
