@@ -32,7 +32,8 @@ from trainer.feature_cache import step_losses
 from trainer.models import load_clip
 from trainer.objectives.fitting import fit_to_objective
 from trainer.objectives.pairs import PairObjective
-from trainer.objectives.texts import PromptTexts
+from trainer.objectives.texts import PromptTexts, tokenize_prompts
+from trainer.objectives.token_tables import TokenTables
 from trainer.spec import JobSpec
 
 MODEL = "attune-tiny-32"
@@ -57,10 +58,8 @@ def gradients(
     config = build_config(spec, world_size=world_size, micro_size=micro_size)
     engine, *_ = deepspeed.initialize(model=model.module, optimizer=optimizer, config=config)
     engine.train()
-    texts = PromptTexts(
-        tokenize=model.tokenize, class_names=CLASS_NAMES, templates=("a {}.", "the {}."), device=torch.device("cpu")
-    )
-    objective = PairObjective(texts, loss=loss)
+    tokens = tokenize_prompts(CLASS_NAMES, ("a {}.", "the {}."), tokenize=model.tokenize, tables=TokenTables())
+    objective = PairObjective(PromptTexts(tokens), loss=loss)
     mean_loss = 0.0
     batches = _batches(micro_size, accumulation, rank=rank, image_size=model.preprocess.image_size)
     for number, value in enumerate(step_losses(objective, engine, batches, cached=cached)):

@@ -1,8 +1,10 @@
-"""The DALI graphs: from encoded bytes and given parameters to normalised pixels, on the CPU or the GPU alike.
+"""The DALI graphs: from encoded bytes and given parameters to normalised pixels, on the CPU or the GPU.
 
-No operator here draws anything: crops, flips and augmentations arrive as inputs, so that an image's pixels depend on
-its position in the stream only, not on its neighbours in a batch. `build` makes a pipeline that calls `feed` for each
-batch; `feed` returns the inputs in the order of `training_inputs` or `evaluation_inputs`.
+Both read, decode, flip and normalise by the same operators. What lies between, the resize and the augmentations, is a
+chain of operators on a GPU (`graph_operations`) and one function of Pillow's operations on the CPU
+(`pillow_operations`). Nothing draws anything: crops, flips and augmentations arrive as inputs, so that an image's
+pixels depend on its position in the stream only, not on its neighbours in a batch. `build` makes a pipeline that calls
+`feed` for each batch; `feed` returns the inputs in the order of `training_inputs` or `evaluation_inputs`.
 """
 
 from __future__ import annotations
@@ -10,19 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import nvidia.dali.math as dmath
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
-from dali_pipelines.rand_augment import Kind
+from dali_pipelines import graph_operations, pillow_operations
+from dali_pipelines.rand_augment import fill_color
 from dali_pipelines.transforms import Augment, Preprocess
 
 Graph = Callable[[Mapping[str, DataNode]], DataNode]
 
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def training_inputs(augment: Augment, *, any_in_memory: bool) -> list[str]:
@@ -30,16 +30,25 @@ def training_inputs(augment: Augment, *, any_in_memory: bool) -> list[str]:
 
     `path` is the file's name as bytes; where any image comes through Pillow, `in_memory` (bool) says which ones do and
     `encoded` holds their PPM bytes. `crop_start` is (y, x), `crop_shape` (height, width), `flip` 0 or 1, `jitter`
-    the four colour factors, and `kind_I, amount_I, matrix_I, kernel_I` the I-th RandAugment operation.
+    the four colour factors, and `kind_I, amount_I, matrix_I` the I-th RandAugment operation. `variant` is 3-Augment's
+    and `variant_sigma` its blur, `grey` 0 or 1, `blur_sigma` in pixels or 0. The simple crop has `region_start`,
+    `region_end` and `border_start` (y, x) in place of the other's.
     """
     names = ["path", "in_memory", "encoded"] if any_in_memory else ["path"]
-    names += ["crop_start", "crop_shape", "flip"]
-    if augment.color_jitter is not None:
-        names.append("jitter")
-    if augment.rand_augment is not None:
-        for number in range(augment.rand_augment[2]):
-            names += [f"{field}_{number}" for field in ("kind", "amount", "matrix", "kernel")]
-    return names
+    return [*names, *_crop_inputs(augment), "flip", *_augmentation_inputs(augment)]
+
+
+def _crop_inputs(augment: Augment) -> list[str]:
+    return ["region_start", "region_end", "border_start"] if augment.crop == "simple" else ["crop_start", "crop_shape"]
+
+
+def _augmentation_inputs(augment: Augment) -> list[str]:
+    names = [] if augment.color_jitter is None else ["jitter"]
+    for number in range(augment.rand_augment[2] if augment.rand_augment else 0):
+        names += [f"{field}_{number}" for field in ("kind", "amount", "matrix")]
+    names += ["variant", "variant_sigma"] if augment.three_augment else []
+    names += ["grey"] if augment.grayscale else []
+    return names if augment.blur is None else [*names, "blur_sigma"]
 
 
 def evaluation_inputs(*, from_files: bool, any_in_memory: bool) -> list[str]:
@@ -52,35 +61,73 @@ def evaluation_inputs(*, from_files: bool, any_in_memory: bool) -> list[str]:
 
 def training(preprocess: Preprocess, augment: Augment, *, device: int | None, hardware_load: float) -> Graph:
     """The graph of training images: (3, H, W) float32, normalised."""
-    on_gpu = device is not None
+    if device is None:
+        return _training_on_cpu(preprocess, augment)
 
     def graph(inputs: Mapping[str, DataNode]) -> DataNode:
-        images = fn.decoders.image_slice(
-            _encoded(inputs),
-            start=inputs["crop_start"],
-            shape=inputs["crop_shape"],
-            axes=[0, 1],
-            **_decoder_options(preprocess, on_gpu, hardware_load),
-        )
-        images = _resize(images, preprocess)
-        if augment.color_jitter is not None:
-            images = _color_jitter(images, inputs["jitter"], augment.color_jitter, on_gpu)
-        if augment.rand_augment is not None:
-            for number in range(augment.rand_augment[2]):
-                drawn = [inputs[f"{field}_{number}"] for field in ("kind", "amount", "matrix", "kernel")]
-                images = rand_augment_op(images, *drawn, fill=fill_color(preprocess), on_gpu=on_gpu)
+        images = _decoded(inputs, preprocess, augment, hardware_load=hardware_load)
+        if augment.crop == "simple":
+            images = _resize(images, preprocess, roi_start=inputs["region_start"], roi_end=inputs["region_end"])
+            images = graph_operations.bordered_crop(images, inputs["border_start"], side=preprocess.image_size)
+        else:
+            images = _resize(images, preprocess)
+        images = graph_operations.augmented(images, inputs, augment, fill=fill_color(preprocess), on_gpu=True)
         return _normalise(images, preprocess, flip=inputs["flip"])
 
     return graph
 
 
-def evaluation(preprocess: Preprocess, *, device: int | None, hardware_load: float) -> Graph:
-    """The graph of evaluation images: CLIP's reference preprocessing, (3, H, W) float32."""
-    on_gpu = device is not None
+def _training_on_cpu(preprocess: Preprocess, augment: Augment) -> Graph:
+    names = [*_crop_inputs(augment), *_augmentation_inputs(augment)]
+    one = pillow_operations.training(preprocess, augment)
 
     def graph(inputs: Mapping[str, DataNode]) -> DataNode:
-        images = fn.decoders.image(_encoded(inputs), **_decoder_options(preprocess, on_gpu, hardware_load))
-        images = _resize(images, preprocess, roi_start=inputs["region_start"], roi_end=inputs["region_end"])
+        images = _decoded(inputs, preprocess, augment, hardware_load=None)
+        images = _transformed(images, one, {name: inputs[name] for name in names})
+        return _normalise(images, preprocess, flip=inputs["flip"])
+
+    return graph
+
+
+def decoding(preprocess: Preprocess, augment: Augment, *, device: int | None, hardware_load: float) -> Graph:
+    """The training graph up to the decoder, for timing: what comes out is the size of each image, (3,) float32."""
+
+    def graph(inputs: Mapping[str, DataNode]) -> DataNode:
+        images = _decoded(inputs, preprocess, augment, hardware_load=None if device is None else hardware_load)
+        unused = fn.cast(inputs["flip"], dtype=types.FLOAT) * 0.0  # DALI warns of inputs that lead nowhere
+        sizes = fn.cast(images.shape(), dtype=types.FLOAT) + unused
+        return sizes if device is None else sizes.gpu()
+
+    return graph
+
+
+def _decoded(
+    inputs: Mapping[str, DataNode], preprocess: Preprocess, augment: Augment, *, hardware_load: float | None
+) -> DataNode:
+    """What the crop needs of an image: on a GPU, where `hardware_load` is given, the crop itself."""
+    options = _decoder_options(preprocess, hardware_load)
+    if augment.crop == "simple":
+        return fn.decoders.image(_encoded(inputs), **options)
+    if hardware_load is not None:
+        crop = {"start": inputs["crop_start"], "shape": inputs["crop_shape"], "axes": [0, 1]}
+        return fn.decoders.image_slice(_encoded(inputs), **crop, **options)
+    # Whole rows: cutting columns too makes libjpeg-turbo slower, by more than the columns cost.
+    rows = {"start": inputs["crop_start"][0:1], "shape": inputs["crop_shape"][0:1], "axes": [0]}
+    return fn.decoders.image_slice(_encoded(inputs), **rows, **options)
+
+
+def evaluation(preprocess: Preprocess, *, device: int | None, hardware_load: float) -> Graph:
+    """The graph of evaluation images: CLIP's reference preprocessing, (3, H, W) float32."""
+    one = pillow_operations.evaluation(preprocess)
+
+    def graph(inputs: Mapping[str, DataNode]) -> DataNode:
+        region = {name: inputs[name] for name in ("region_start", "region_end")}
+        if device is None:
+            images = fn.decoders.image(_encoded(inputs), **_decoder_options(preprocess))
+            images = _transformed(images, one, region)
+        else:
+            images = fn.decoders.image(_encoded(inputs), **_decoder_options(preprocess, hardware_load))
+            images = resize_as_pillow(images, preprocess, region["region_start"], region["region_end"])
         return _normalise(images, preprocess)
 
     return graph
@@ -115,55 +162,6 @@ def build(
     return built
 
 
-def fill_color(preprocess: Preprocess) -> list[int]:
-    """The mean colour in whole steps of 0..255, which timm fills warped images with."""
-    return [min(255, round(255 * mean)) for mean in preprocess.mean]
-
-
-def rand_augment_op(
-    images: DataNode,
-    kind: DataNode,
-    amount: DataNode,
-    matrix: DataNode,
-    kernel: DataNode,
-    *,
-    fill: Sequence[int],
-    on_gpu: bool,
-) -> DataNode:
-    """Apply to each image the operation that `kind` names (see `dali_pipelines.rand_augment.Kind`).
-
-    Differs from Pillow in three points: warps interpolate linearly (timm: bicubic), warped edges blend into the fill
-    colour over a pixel, and sharpness also filters the outermost pixels. The rest agrees to the rounding.
-    """
-    number = amount.gpu() if on_gpu else amount
-    branches = {
-        Kind.NONE: lambda: images,
-        Kind.WARP: lambda: _warp(images, matrix, fill, on_gpu),
-        Kind.SOLARIZE: lambda: _solarize(images, fn.cast(number, dtype=types.INT16)),
-        Kind.POSTERIZE: lambda: images & fn.cast(number, dtype=types.UINT8),
-        Kind.SOLARIZE_ADD: lambda: _solarize_add(images, fn.cast(number, dtype=types.UINT8)),
-        Kind.BRIGHTNESS: lambda: fn.brightness(images, brightness=amount),
-        Kind.CONTRAST: lambda: _contrast(images, number, on_gpu),
-        Kind.COLOR: lambda: fn.saturation(images, saturation=amount),
-        Kind.SHARPNESS: lambda: fn.filter(images, kernel.gpu() if on_gpu else kernel),
-        Kind.AUTO_CONTRAST: lambda: _auto_contrast(images),
-        Kind.EQUALIZE: lambda: _equalize(images),
-    }
-    return _branch(kind, sorted(branches.items()))
-
-
-def _branch(kind: DataNode, branches: Sequence[tuple[Kind, Callable[[], DataNode]]]) -> DataNode:
-    """Choose by bisection: each `if` on a DataNode splits the batch, so the tree is kept shallow."""
-    if len(branches) == 1:
-        return branches[0][1]()
-    half = len(branches) // 2
-    if kind < int(branches[half][0]):  # noqa: SIM108 (DALI converts statements, not expressions)
-        chosen = _branch(kind, branches[:half])
-    else:
-        chosen = _branch(kind, branches[half:])
-    return chosen
-
-
 def _encoded(inputs: Mapping[str, DataNode]) -> DataNode:
     if "path" not in inputs:
         return inputs["encoded"]
@@ -176,20 +174,42 @@ def _encoded(inputs: Mapping[str, DataNode]) -> DataNode:
     return encoded
 
 
-def _decoder_options(preprocess: Preprocess, on_gpu: bool, hardware_load: float) -> dict[str, Any]:
+def _decoder_options(preprocess: Preprocess, hardware_load: float | None = None) -> dict[str, Any]:
+    """For a GPU where the share of the hardware decoder is given, else for the CPU."""
     options: dict[str, Any] = {
-        "device": "mixed" if on_gpu else "cpu",
+        "device": "cpu" if hardware_load is None else "mixed",
         "output_type": types.RGB,
         "adjust_orientation": preprocess.exif == "apply",
         "jpeg_fancy_upsampling": True,
     }
-    return options | {"hw_decoder_load": hardware_load} if on_gpu else options
+    return options if hardware_load is None else options | {"hw_decoder_load": hardware_load}
+
+
+def _transformed(images: DataNode, one: pillow_operations.OneImage, inputs: Mapping[str, DataNode]) -> DataNode:
+    """Run a function of one image and its inputs on as many threads as the pipeline has."""
+    transform = pillow_operations.Transform(one, list(inputs), num_threads=Pipeline.current().num_threads)
+    return fn.python_function(images, *inputs.values(), function=transform, batch_processing=True, output_layouts="HWC")
 
 
 def _resize(images: DataNode, preprocess: Preprocess, **region: DataNode) -> DataNode:
     side = preprocess.image_size
     interpolation = _INTERPOLATION[preprocess.interpolation]
     return fn.resize(images, size=[side, side], interp_type=interpolation, antialias=True, **region)
+
+
+def resize_as_pillow(images: DataNode, preprocess: Preprocess, start: DataNode, end: DataNode) -> DataNode:
+    """Rows first, rounded and clipped to 8 bits, then columns: one resize of both clips at the end only."""
+    side = preprocess.image_size
+    options = {"interp_type": _INTERPOLATION[preprocess.interpolation], "antialias": True, "mode": "stretch"}
+    height = fn.cast(images.shape()[0], dtype=types.FLOAT)
+    top, left = 0.0 * height, 0.0 * start[1]
+    narrow = fn.resize(
+        images, resize_x=side, roi_start=fn.stack(top, start[1]), roi_end=fn.stack(height, end[1]), **options
+    )
+    width = left + float(side)
+    return fn.resize(
+        narrow, resize_y=side, roi_start=fn.stack(start[0], left), roi_end=fn.stack(end[0], width), **options
+    )
 
 
 def _normalise(images: DataNode, preprocess: Preprocess, flip: DataNode | int = 0) -> DataNode:
@@ -201,84 +221,3 @@ def _normalise(images: DataNode, preprocess: Preprocess, flip: DataNode | int = 
         mean=[255 * mean for mean in preprocess.mean],
         std=[255 * std for std in preprocess.std],
     )
-
-
-def _color_jitter(images: DataNode, factors: DataNode, widths: Sequence[float], on_gpu: bool) -> DataNode:
-    """torchvision's ColorJitter with its operations in the fixed order brightness, contrast, saturation, hue."""
-    brightness, contrast, saturation, hue = widths
-    numbers = factors.gpu() if on_gpu else factors
-    if brightness:
-        images = fn.brightness(images, brightness=factors[0])
-    if contrast:
-        images = _contrast(images, numbers[1], on_gpu)
-    if saturation:
-        images = fn.saturation(images, saturation=factors[2])
-    if hue:
-        images = _rotate_hue(images, numbers[3])
-    return images
-
-
-def _warp(images: DataNode, matrix: DataNode, fill: Sequence[int], on_gpu: bool) -> DataNode:
-    # The operator fills with one number for all channels, so the fill colour is made the zero.
-    fill_rgb = _color(np.array(fill, np.int16), on_gpu)
-    centred = fn.cast(images, dtype=types.INT16) - fill_rgb
-    return fn.cast(fn.warp_affine(centred, matrix=matrix, fill_value=0) + fill_rgb, dtype=types.UINT8)
-
-
-def _color(values: np.ndarray, on_gpu: bool) -> DataNode:
-    """A number for each channel, on the images' device."""
-    return types.Constant(values.reshape(1, 1, 3), device="gpu" if on_gpu else "cpu")
-
-
-def _solarize(images: DataNode, threshold: DataNode) -> DataNode:
-    below = images < threshold
-    return below * images + (below ^ True) * (types.Constant(255, dtype=types.UINT8) - images)
-
-
-def _solarize_add(images: DataNode, addend: DataNode) -> DataNode:
-    return images + (images < types.Constant(128, dtype=types.UINT8)) * addend
-
-
-def _contrast(images: DataNode, factor: DataNode, on_gpu: bool) -> DataNode:
-    """Blend with the mean grey, which Pillow rounds to a whole step."""
-    mean_rgb = fn.reductions.mean(images, axis_names="HW", keep_dims=True)
-    grey = dmath.floor(fn.reductions.sum(mean_rgb * _color(_LUMA, on_gpu), axis_names="C", keep_dims=True) + 0.5)
-    return fn.cast_like(grey + (images - grey) * factor, images)
-
-
-def _auto_contrast(images: DataNode) -> DataNode:
-    """Stretch each channel to 0..255; a channel of one value stays as it is."""
-    low = fn.reductions.min(images, axis_names="HW", keep_dims=True)
-    high = fn.reductions.max(images, axis_names="HW", keep_dims=True)
-    flat = high == low
-    scale = 255.0 / (fn.cast(high - low, dtype=types.FLOAT) + fn.cast(flat, dtype=types.FLOAT) * 255.0)
-    return fn.cast_like((images - low * (flat ^ True)) * scale, images)
-
-
-def _equalize(images: DataNode) -> DataNode:
-    """Pillow's equalisation: OpenCV's formula, which the operator has, counted from the bright end."""
-    white = types.Constant(255, dtype=types.UINT8)
-    return white - fn.equalize(white - images)
-
-
-def _rotate_hue(images: DataNode, turns: DataNode) -> DataNode:
-    """Shift the hue in the HSV cone, keeping value and chroma, as torchvision does on tensors."""
-    red, green, blue = (fn.cast(images[:, :, c : c + 1], dtype=types.FLOAT) for c in range(3))
-    value = dmath.max(dmath.max(red, green), blue)
-    chroma = value - dmath.min(dmath.min(red, green), blue)
-    divisor = dmath.max(chroma, 1e-6)
-    red_leads = value == red
-    green_leads = (red_leads ^ True) & (value == green)
-    blue_leads = (red_leads ^ True) & (value != green)
-    sixth = (
-        red_leads * ((green - blue) / divisor)
-        + green_leads * ((blue - red) / divisor + 2.0)
-        + blue_leads * ((red - green) / divisor + 4.0)
-    )
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        place = sixth + turns * 6.0 + offset
-        place = place - 6.0 * dmath.floor(place / 6.0)
-        ramp = dmath.clamp(dmath.min(place, 4.0 - place), 0.0, 1.0)
-        channels.append(value - chroma * ramp)
-    return fn.cast_like(fn.cat(*channels, axis=2), images)

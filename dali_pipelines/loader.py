@@ -1,28 +1,32 @@
 """Batches for training and evaluation. A training loader's whole state is one integer, the step.
 
 What a loader yields is a function of the manifest, the sampler and the step: reads and decoding run ahead in DALI's
-threads, but nothing that is drawn depends on them or on where the loader was started. What is drawn for a sample does
-not depend on the number of ranks or the micro-batch size either; `Batch.mix_draw`, one for each micro-batch, does.
+threads, but nothing that is drawn depends on them or on where the loader was started. It does not depend on the number
+of ranks or the micro-batch size either: ranks and accumulation only divide the positions of a step among themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 import torch
 
 from dali_pipelines import draws, graphs
+from dali_pipelines.bad_samples import BadSample
 from dali_pipelines.manifest import Manifest
-from dali_pipelines.rand_augment import DRAWS_PER_OP, draw_ops
 from dali_pipelines.sampler import Sampler
+from dali_pipelines.storage import Cache
 from dali_pipelines.stream import PADDING, BadSampleError, Plan, Source, Stream, default_num_threads
 from dali_pipelines.transforms import Augment, Preprocess, resize_regions
 from dali_pipelines.validation import OnBadSample
 
-__all__ = ["BadSampleError", "Batch", "EvalLoader", "TrainLoader"]
+__all__ = ["MIX_DRAWS", "BadSampleError", "Batch", "EvalLoader", "TrainLoader"]
+
+MIX_DRAWS = 5
+"""Whether, how, by which share and where a pair of images is mixed."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class Batch:
     """(B,) uint32 that choose a caption or template, by remainder; zeros in evaluation."""
     step: int = 0
     """Optimizer step that the batch belongs to, counted from 0; 0 in evaluation."""
-    mix_draw: float = 0.0
-    """A uniform number of the micro-batch as a whole, its first sample's, for mixing its images; 0 in evaluation."""
+    mix_draws: np.ndarray | None = None
+    """(B, MIX_DRAWS) float64 uniform numbers for mixing neighbouring images; None in evaluation."""
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What was drawn for the images: the inputs of the graph by name, (B, ...) each; empty in evaluation."""
 
 
 class TrainLoader:
@@ -68,6 +74,9 @@ class TrainLoader:
         hardware_load: float = 0.65,
         start_step: int = 0,
         on_bad_sample: OnBadSample = "fail",
+        cache: Cache | None = None,
+        tell: Callable[[BadSample], None] | None = None,
+        make_graph: Callable[..., graphs.Graph] = graphs.training,
     ) -> None:
         if global_size % (micro_size * world_size):
             raise ValueError(
@@ -80,12 +89,18 @@ class TrainLoader:
         self._global_size, self._micro_size = global_size, micro_size
         self._rank, self._world_size = rank, world_size
         self._micro_batches_per_step = global_size // (micro_size * world_size)
-        self._source = Source(manifest, on_bad_sample=on_bad_sample)
+        self._source = Source(
+            manifest,
+            on_bad_sample=on_bad_sample,
+            seed=sampler.seed,
+            cache=cache or Cache.open(trust_copies=True),
+            tell=tell,
+        )
         self._stream = Stream(
             self._source,
             plan=self._plan,
             first=start_step * self._micro_batches_per_step,
-            graph=graphs.training(preprocess, augment, device=device, hardware_load=hardware_load),
+            graph=make_graph(preprocess, augment, device=device, hardware_load=hardware_load),
             input_names=lambda in_memory: graphs.training_inputs(augment, any_in_memory=in_memory),
             batch_size=micro_size,
             device=device,
@@ -101,7 +116,7 @@ class TrainLoader:
         plan, images = self._stream.next()
         _erase(images, plan.erasing, plan.noise)
         labels = self._source.labels(plan.rows, images.device)
-        return Batch(images, plan.rows, labels, plan.text_draws, plan.step, plan.mix_draw)
+        return Batch(images, plan.rows, labels, plan.text_draws, plan.step, plan.mix_draws, plan.parameters)
 
     @property
     def num_bad(self) -> int:
@@ -121,8 +136,11 @@ class TrainLoader:
         def uniforms(stream: str, count: int) -> np.ndarray:
             return self._sampler.draws(step, stream, count, global_size=self._global_size, start=start, stop=stop)
 
-        plan = Plan(rows, rows, self._parameters(uniforms, rows), _text_draws(uniforms("text", 1)), step=step)
-        plan.mix_draw = uniforms("mix", 1)[0, 0]
+        parameters = draws.training_parameters(
+            self._augment, uniforms, self._source.manifest.sizes[rows], image_size=self._preprocess.image_size
+        )
+        plan = Plan(rows, rows, parameters, _text_draws(uniforms("text", 1)), step=step)
+        plan.mix_draws = uniforms("mix", MIX_DRAWS)
         if self._augment.random_erasing:
             erasing = uniforms("erasing", draws.ERASING_DRAWS)
             plan.erasing = draws.erasing_boxes(
@@ -131,34 +149,13 @@ class TrainLoader:
             plan.noise = erasing[:, -2]
         return plan
 
-    def _parameters(self, uniforms: Callable[[str, int], np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-        augment = self._augment
-        corners, shapes = draws.crop_boxes(
-            uniforms("crop", draws.CROP_DRAWS),
-            self._source.manifest.sizes[rows],
-            scale=augment.crop_scale,
-            ratio=augment.crop_ratio,
-        )
-        flips = (uniforms("flip", 1)[:, 0] < augment.horizontal_flip).astype(np.int32)
-        parameters = {"crop_start": corners, "crop_shape": shapes, "flip": flips}
-        if augment.color_jitter is not None:
-            parameters["jitter"] = draws.jitter_factors(
-                uniforms("color_jitter", draws.JITTER_DRAWS), augment.color_jitter
-            )
-        if augment.rand_augment is not None:
-            op_uniforms = uniforms("rand_augment", augment.rand_augment[2] * DRAWS_PER_OP)
-            ops = draw_ops(op_uniforms, augment.rand_augment, image_size=self._preprocess.image_size)
-            for number, drawn in enumerate(ops):
-                parameters |= {f"{name}_{number}": values for name, values in vars(drawn).items()}
-        return parameters
-
 
 class EvalLoader:
     """One pass over a manifest; rank r takes rows r, r + world_size, ... Iterate again for another pass.
 
     Every rank yields the same number of batches of the same sizes: where rows run out, a real image is repeated
-    under row -1. A file that has become unreadable raises BadSampleError, or with `on_bad_sample="skip"` becomes such
-    padding too.
+    under row -1. A file that has become unreadable raises BadSampleError, or with `on_bad_sample` `skip` or `replace`
+    becomes such padding too: no image ever counts twice.
     """
 
     def __init__(
@@ -174,11 +171,15 @@ class EvalLoader:
         prefetch_batches: int = 2,
         hardware_load: float = 0.65,
         on_bad_sample: OnBadSample = "fail",
+        cache: Cache | None = None,
+        tell: Callable[[BadSample], None] | None = None,
     ) -> None:
         if not len(manifest):
             raise ValueError("the manifest holds no samples to evaluate")
         self._preprocess = preprocess
-        self._source = Source(manifest, on_bad_sample=on_bad_sample)
+        self._source = Source(
+            manifest, on_bad_sample=on_bad_sample, cache=cache or Cache.open(trust_copies=True), tell=tell
+        )
         num_each = -(-len(manifest) // world_size)
         mine = np.arange(rank, len(manifest), world_size, dtype=np.int64)
         self._rows = np.concatenate([mine, np.full(num_each - len(mine), PADDING, np.int64)])

@@ -161,7 +161,18 @@ class Manifest:
     @property
     def num_captions(self) -> int:
         """Captions of all rows together."""
-        return pc.sum(pc.list_value_length(self.table["captions"])).as_py() or 0
+        return int(self.caption_bounds[-1])
+
+    @functools.cached_property
+    def caption_bounds(self) -> np.ndarray:
+        """(N + 1,) int64: the captions of row i are `caption_texts[bounds[i]:bounds[i + 1]]`."""
+        counts = pc.list_value_length(self.table["captions"]).to_numpy()
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+    @property
+    def caption_texts(self) -> pa.ChunkedArray:
+        """The captions of all rows, one after another."""
+        return pc.list_flatten(self.table["captions"])
 
     def files(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """The files, as absolute paths or URLs, that hold the images of the given rows."""
@@ -193,7 +204,7 @@ class Manifest:
         for strings in (self.table["path"], pc.list_flatten(captions)):
             digest.update(pc.binary_length(strings).to_numpy().astype(np.int32).tobytes())
             for chunk in strings.chunks:
-                digest.update("".join(chunk.to_pylist()).encode())
+                digest.update(_text_of(chunk))
         return digest.hexdigest()
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Manifest:
@@ -234,6 +245,15 @@ class Manifest:
             place = table.schema.get_field_index(name)
             table = table.set_column(place, SCHEMA.field(name), pa.array(numbers, SCHEMA.field(name).type))
         return replace(self, table=table)
+
+
+def _text_of(strings: pa.StringArray) -> pa.Buffer | bytes:
+    """The UTF-8 of all strings of a chunk, one after another, without a copy."""
+    if not len(strings):
+        return b""
+    _, offsets, text = strings.buffers()
+    bounds = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    return b"" if text is None else text.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
 
 
 def _numbers(names: Sequence[str], among: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,8 @@ interpolation and hidden colours fade with their alpha. That is not imitated: an
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -53,12 +55,19 @@ def inspect(source: Path | str | bytes, *, exif: Exif = "ignore", fully: bool = 
     Raises:
         UnreadableImage: Pillow refuses the file.
     """
+    with opened(source) as image:
+        found = facts(image, exif)
+        if fully:
+            image.load()
+        return found
+
+
+@contextmanager
+def opened(source: Path | str | bytes) -> Iterator[Image.Image]:
+    """An image while it is open; what Pillow raises meanwhile becomes an UnreadableImage."""
     try:
         with Image.open(_opened(source)) as image:
-            facts = _facts(image, exif)
-            if fully:
-                image.load()
-            return facts
+            yield image
     except Exception as error:  # Pillow's decoders raise almost any type on damaged data
         raise UnreadableImage(_reason(error)) from error
 
@@ -69,16 +78,14 @@ def as_ppm(source: Path | str | bytes, *, exif: Exif = "ignore") -> np.ndarray:
     Raises:
         UnreadableImage: Pillow refuses the file.
     """
-    try:
-        with Image.open(_opened(source)) as image:
-            upright = ImageOps.exif_transpose(image) if exif == "apply" else image
-            pixels = upright.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise almost any type on damaged data
-        raise UnreadableImage(_reason(error)) from error
+    with opened(source) as image:
+        upright = ImageOps.exif_transpose(image) if exif == "apply" else image
+        pixels = upright.convert("RGB")
     return np.frombuffer(b"P6 %d %d 255\n" % pixels.size + pixels.tobytes(), np.uint8)
 
 
-def _facts(image: Image.Image, exif: Exif) -> ImageFacts:
+def facts(image: Image.Image, exif: Exif) -> ImageFacts:
+    """What the loader must know, from the header of an image that is open."""
     turned_by_pillow = image.format == "TIFF"  # on loading, whatever `exif` says
     orientation = image.getexif().get(_ORIENTATION, 1) if exif == "apply" or turned_by_pillow else 1
     sideways = orientation in _SIDEWAYS and not turned_by_pillow
@@ -105,4 +112,6 @@ def _reason(error: Exception) -> str:
         return "not an image that can be read"
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: {str(error).partition(', could be')[0]}"
     return f"{error}" or type(error).__name__

@@ -13,14 +13,12 @@ from enum import IntEnum
 
 import numpy as np
 
-from dali_pipelines.transforms import RandAugment
+from dali_pipelines.transforms import Preprocess, RandAugment
 
 DRAWS_PER_OP = 5
 APPLY_PROBABILITY = 0.5
 MAX_MAGNITUDE = 10.0
 _UNIFORM_MAGNITUDE_STD = 100.0  # above it, timm draws the magnitude uniformly from 0 to `magnitude`
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13  # Pillow's ImageFilter.SMOOTH
-_IDENTITY = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
 
 
 class Kind(IntEnum):
@@ -59,8 +57,12 @@ class DrawnOps:
 
     kind: np.ndarray  # (N,) int32
     amount: np.ndarray  # (N,) float32
-    matrix: np.ndarray  # (N, 2, 3) float32, output to input pixels
-    kernel: np.ndarray  # (N, 3, 3) float32, of the sharpness filter
+    matrix: np.ndarray  # (N, 2, 3) float64, output to input pixels
+
+
+def fill_color(preprocess: Preprocess) -> tuple[int, ...]:
+    """The mean colour in whole steps of 0..255, which timm fills warped images with."""
+    return tuple(min(255, round(255 * mean)) for mean in preprocess.mean)
 
 
 def draw_ops(uniforms: np.ndarray, settings: RandAugment | tuple, *, image_size: int) -> list[DrawnOps]:
@@ -119,9 +121,7 @@ def apply_ops(
         amount[mine] = operation.amount(level[mine], sign[mine], increasing)
         if operation.matrix is not None:
             matrix[mine] = operation.matrix(amount[mine], image_size)
-    factor = amount[:, None, None]
-    kernel = np.where(kind[:, None, None] == Kind.SHARPNESS, factor * _IDENTITY + (1 - factor) * _SMOOTH, _IDENTITY)
-    return DrawnOps(kind, amount.astype(np.float32), matrix.astype(np.float32), kernel.astype(np.float32))
+    return DrawnOps(kind, amount.astype(np.float32), matrix)
 
 
 def _magnitudes(strength: np.ndarray, angle: np.ndarray, settings: RandAugment) -> np.ndarray:

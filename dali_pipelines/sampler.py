@@ -2,21 +2,20 @@
 
 Everything is a pure function of (seed, position): no state, no order of calls, no rank. The stream is made of passes,
 each an order of all samples or an episode drawn from them; step `s` covers `global_size` positions, however ranks and
-accumulation divide them. The random bits come raw from Philox, a counter-based generator whose stream NumPy keeps
-stable across versions (Salmon et al. 2011, https://doi.org/10.1145/2063384.2063405). Imports no torch.
+accumulation divide them. Imports no torch.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-EpochEnd = Literal["drop", "continue"]
+from dali_pipelines.philox import WORDS_PER_BLOCK, generator, uniforms
+from dali_pipelines.shares import GroupedPasses, Groups
 
-_WORDS_PER_BLOCK = 4  # Philox 4x64 makes four words for each value of its counter
+EpochEnd = Literal["drop", "continue"]
 
 
 def steps_per_epoch(num_samples: int, *, global_size: int, epoch_end: EpochEnd = "drop") -> int:
@@ -50,7 +49,7 @@ def draw_shots(labels: np.ndarray, *, class_names: Sequence[str], shots: int, se
         named = ", ".join(short[:20]) + (f" and {len(short) - 20} more" if len(short) > 20 else "")
         raise ValueError(f"{shots} samples of each class are wanted, but {named}")
     chosen = [
-        own[np.argsort(_generator(seed, label, "shots").random_raw(len(own)), kind="stable")[:shots]]
+        own[np.argsort(generator(seed, label, "shots").random_raw(len(own)), kind="stable")[:shots]]
         for label, own in enumerate(rows)
     ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
@@ -66,14 +65,14 @@ def draw_shares(labels: np.ndarray, *, fraction: float, seed: int) -> np.ndarray
     for label in np.unique(labels).tolist():
         own = np.flatnonzero(labels == label)
         count = max(1, round(fraction * len(own)))
-        order = np.argsort(_generator(seed, label + 1, "shares").random_raw(len(own)), kind="stable")
+        order = np.argsort(generator(seed, label + 1, "shares").random_raw(len(own)), kind="stable")
         chosen.append(own[order[:count]])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def step_draws(step: int, stream: str, count: int, *, seed: int) -> np.ndarray:
     """Uniform numbers that belong to a whole optimizer step, the same on every rank: (count,) float64 in [0, 1)."""
-    return _uniforms(_generator(seed, step, f"step-{stream}").random_raw(count))
+    return uniforms(generator(seed, step, f"step-{stream}").random_raw(count))
 
 
 class Sampler:
@@ -88,6 +87,7 @@ class Sampler:
         epoch_end: EpochEnd = "drop",
         episode_size: int | None = None,
         episodes_from_first: bool = False,
+        groups: Groups | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +97,8 @@ class Sampler:
                 pass and the beginning of the next.
             episode_size: each pass is this many samples drawn with replacement, instead of every sample once.
             episodes_from_first: draw episodes from the first `episode_size` samples only.
+            groups: draw each group's share from it, going through its samples in passes of their own. A pass of the
+                whole is as many samples as there are in groups, or `episode_size`, which then replaces nothing.
         """
         if num_samples < 1:
             raise ValueError(f"there are {num_samples} samples to draw from; at least 1 is needed")
@@ -106,12 +108,10 @@ class Sampler:
         self.epoch_end: EpochEnd = epoch_end
         self.episode_size = episode_size
         self._drawn_from = min(num_samples, episode_size) if episode_size and episodes_from_first else num_samples
-        self._pass_rows: tuple[int, np.ndarray] | None = None
-
-    @property
-    def pass_length(self) -> int:
+        self.pass_length = episode_size or (groups.num_drawn if groups else num_samples)
         """Samples in one pass."""
-        return self.episode_size or self.num_samples
+        self._grouped = None if groups is None else self._by_shares(groups, episodes_from_first)
+        self._pass_rows: tuple[int, np.ndarray] | None = None
 
     def steps_per_epoch(self, global_size: int) -> int:
         """Optimizer steps that count as an epoch.
@@ -137,13 +137,13 @@ class Sampler:
             count: numbers for each position.
         """
         stop = global_size if stop is None else stop
-        blocks = -(-count // _WORDS_PER_BLOCK)
+        blocks = -(-count // WORDS_PER_BLOCK)
         parts = []
         for number, first, last in self._pieces(step, global_size, start, stop):
-            generator = _generator(self.seed, number, stream, counter=first * blocks)
-            words = generator.random_raw((last - first) * blocks * _WORDS_PER_BLOCK)
+            source = generator(self.seed, number, stream, counter=first * blocks)
+            words = source.random_raw((last - first) * blocks * WORDS_PER_BLOCK)
             parts.append(words.reshape(last - first, -1)[:, :count])
-        return _uniforms(np.concatenate(parts))
+        return uniforms(np.concatenate(parts))
 
     def _pieces(self, step: int, global_size: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Where positions `start` to `stop` of a step lie: number of the pass, first and last position in it."""
@@ -167,19 +167,21 @@ class Sampler:
             self._pass_rows = (number, self._draw_pass(number))
         return self._pass_rows[1]
 
+    def _by_shares(self, groups: Groups, episodes_from_first: bool) -> GroupedPasses:
+        if len(groups.numbers) != self.num_samples:
+            raise ValueError(
+                f"{len(groups.numbers)} samples are in groups, and {self.num_samples} are to be drawn from"
+            )
+        if not self.shuffle or episodes_from_first:
+            raise ValueError("groups with shares are drawn in new orders, from all samples")
+        return GroupedPasses(groups, length=self.pass_length, seed=self.seed)
+
     def _draw_pass(self, number: int) -> np.ndarray:
+        if self._grouped is not None:
+            return self._grouped.rows(number)
         if self.episode_size is not None:
-            drawn = _uniforms(_generator(self.seed, number, "episode").random_raw(self.episode_size))
+            drawn = uniforms(generator(self.seed, number, "episode").random_raw(self.episode_size))
             return np.floor(drawn * self._drawn_from).astype(np.int64)
         if not self.shuffle:
             return np.arange(self.num_samples, dtype=np.int64)
-        return np.argsort(_generator(self.seed, number, "order").random_raw(self.num_samples), kind="stable")
-
-
-def _generator(seed: int, number: int, stream: str, *, counter: int = 0) -> np.random.Philox:
-    sequence = np.random.SeedSequence(seed, spawn_key=(number, zlib.crc32(stream.encode())))
-    return np.random.Philox(key=sequence.generate_state(2, np.uint64), counter=counter)
-
-
-def _uniforms(words: np.ndarray) -> np.ndarray:
-    return (words >> np.uint64(11)) * 2.0**-53
+        return np.argsort(generator(self.seed, number, "order").random_raw(self.num_samples), kind="stable")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+SIMPLE_CROP_BORDER = 4
+SOLARIZE_THRESHOLD = 128
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,28 @@ class RandAugment(NamedTuple):
     increasing: bool = True
 
 
+class GaussianBlur(NamedTuple):
+    """Probability of a blur, and its standard deviation in pixels, smallest and largest."""
+
+    probability: float = 0.5
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+
+class Variant(IntEnum):
+    """What 3-Augment makes of an image."""
+
+    GREY = 0
+    SOLARIZED = 1
+    BLURRED = 2
+
+
 @dataclass(frozen=True)
 class Augment:
-    """What training images go through, in order: crop, colour jitter, RandAugment, flip, normalisation, erasing."""
+    """What training images go through, in order: crop, RandAugment or 3-Augment, colour jitter, greying, blur, flip,
+    normalisation, erasing. The order is timm's, but for the flip, which commutes with most of the rest."""
 
+    crop: Literal["resized", "simple"] = "resized"
+    """`simple` resizes the shorter side and cuts a square out; `SIMPLE_CROP_BORDER` reflected pixels lie around it."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Share of the image's area that the crop takes, smallest and largest."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -80,8 +101,16 @@ class Augment:
     """Probability of a left-right flip."""
     color_jitter: ColorJitter | None = None
     """Brightness, contrast, saturation and hue, applied in this order, or None."""
+    color_jitter_probability: float = 1.0
+    """Probability that an image is jittered at all."""
     rand_augment: RandAugment | None = None
     """RandAugment, or None."""
+    three_augment: bool = False
+    """DeiT III's choice of one: grey, solarised or blurred."""
+    grayscale: float = 0.0
+    """Probability of turning an image grey."""
+    blur: GaussianBlur | None = None
+    """Gaussian blur, or None."""
     random_erasing: float = 0.0
     """Probability of replacing a rectangle with normal noise."""
 
@@ -109,14 +138,24 @@ def resize_regions(sizes: np.ndarray, preprocess: Preprocess) -> tuple[np.ndarra
     Returns:
         Top-left and bottom-right corners in source pixels, both (N, 2) float32 as (y, x).
     """
-    sizes = np.asarray(sizes, np.float64)
     if preprocess.resize_mode == "squash":
-        resized = np.full_like(sizes, preprocess.resize_size)
+        resized = np.full_like(np.asarray(sizes, np.int64), preprocess.resize_size)
     else:
         resized = resized_size(sizes, preprocess.resize_size)
     corner = np.rint((resized - preprocess.image_size) / 2)
-    source_pixels = sizes / resized
-    start, end = corner * source_pixels, (corner + preprocess.image_size) * source_pixels
+    return _source_regions(corner, sizes, resized, preprocess.image_size)
+
+
+def resize_regions_at(corner: np.ndarray, sizes: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `resize_regions`, for squares whose (N, 2) corners (y, x) in the resized image are given."""
+    return _source_regions(corner[:, ::-1], sizes, resized_size(sizes, image_size), image_size)
+
+
+def _source_regions(
+    corner: np.ndarray, sizes: np.ndarray, resized: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    source_pixels = np.asarray(sizes, np.float64) / resized
+    start, end = corner * source_pixels, (corner + side) * source_pixels
     return start[:, ::-1].astype(np.float32), end[:, ::-1].astype(np.float32)
 
 

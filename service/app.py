@@ -15,15 +15,19 @@ from fastapi import FastAPI
 
 from service.dependencies import AllowedCaller
 from service.errors import install_error_handlers
+from service.files.assembling import UploadAssembler
+from service.files.library import FileLibrary
 from service.inference.gateway import Gateway
+from service.jobs.planning import Planner
 from service.jobs.preflight import PreflightCommand, trainer_preflight
+from service.jobs.promotion import Promotions
 from service.jobs.runner import JobRunner
 from service.launchers.base import Launcher
 from service.launchers.local import LocalLauncher
 from service.metrics import Metrics
-from service.middleware import BodyLimit, RequestIds, RequestMetrics
+from service.middleware import FORM_BYTES, BodyLimit, RequestIds, RequestMetrics
 from service.openapi import DESCRIPTION, describe_with_spec
-from service.routers import events, health, inference, jobs, models, recipes
+from service.routers import artifacts, estimate, events, files, health, inference, jobs, models, recipes, uploads
 from service.settings import Settings
 from service.startup import open_store
 from service.store.store import Store
@@ -55,11 +59,15 @@ def create_app(
     app.state.metrics = Metrics()
     app.state.closing = threading.Event()
     app.include_router(health.router)
-    for room in (jobs, events, models, inference, recipes):
+    for room in (estimate, jobs, events, artifacts, models, files, uploads, inference, recipes):
         app.include_router(room.router, dependencies=[AllowedCaller])
     install_error_handlers(app)
     describe_with_spec(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes)
+    larger = {
+        r"/v1/files": settings.max_file_bytes + FORM_BYTES,
+        r"/v1/uploads/[^/]+/parts": settings.max_upload_part_bytes + FORM_BYTES,
+    }
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, larger=larger)
     app.add_middleware(RequestMetrics, metrics=app.state.metrics)
     app.add_middleware(RequestIds)
     return app
@@ -72,6 +80,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.store = state.store or open_store(settings)
     state.metrics.watch(state.store, state.launcher.capacity())
     state.gateway = Gateway(settings, registry=state.metrics.registry)
+    state.files = FileLibrary(state.store, settings)
+    state.uploads = UploadAssembler(state.store, state.files)
+    state.planner = Planner(max_running=settings.max_estimates, timeout_s=settings.estimate_timeout_s)
+    state.promotions = Promotions(state.store, weights_dir=settings.weights_dir)
     state.runner = JobRunner(
         state.store,
         state.launcher,

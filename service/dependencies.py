@@ -10,7 +10,11 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Path, Query, Request
 
 from service.errors import InvalidRequest, NotFound
+from service.files.assembling import UploadAssembler
+from service.files.library import FileLibrary
 from service.inference.gateway import Gateway
+from service.jobs.planning import Planner
+from service.jobs.promotion import Promotions
 from service.jobs.runner import JobRunner
 from service.metrics import Metrics
 from service.security import Caller, identify
@@ -35,6 +39,10 @@ TheRunner = Annotated[JobRunner, Depends(_part("runner"))]
 TheGateway = Annotated[Gateway, Depends(_part("gateway"))]
 TheSettings = Annotated[Settings, Depends(_part("settings"))]
 TheMetrics = Annotated[Metrics, Depends(_part("metrics"))]
+TheFiles = Annotated[FileLibrary, Depends(_part("files"))]
+TheUploads = Annotated[UploadAssembler, Depends(_part("uploads"))]
+ThePlanner = Annotated[Planner, Depends(_part("planner"))]
+ThePromotions = Annotated[Promotions, Depends(_part("promotions"))]
 Closing = Annotated[threading.Event, Depends(_part("closing"))]
 
 

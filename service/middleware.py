@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,6 +17,8 @@ from service.metrics import Metrics
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNMATCHED = "unmatched"
+FORM_BYTES = 1024 * 1024
+"""What a multipart form may add to the file in it."""
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -44,19 +48,22 @@ class RequestIds:
 class BodyLimit:
     """Refuses a request body of more than `max_bytes`: by its announced length, or as soon as more arrives."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, larger: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`larger`: limits of paths that take files, by a regular expression of the whole path."""
         self.app = app
         self.max_bytes = max_bytes
-        self.message = f"the request body is larger than {max_bytes} bytes, the limit of this service"
+        self.larger = [(re.compile(pattern), limit) for pattern, limit in larger.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        max_bytes = next((limit for path, limit in self.larger if path.fullmatch(scope["path"])), self.max_bytes)
+        refusal = f"the request body is larger than {max_bytes} bytes, the limit of this service"
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.max_bytes:
-            answer = error_response(PayloadTooLarge(self.message))
+        if announced.isdecimal() and int(announced) > max_bytes:
+            answer = error_response(PayloadTooLarge(refusal))
             answer.headers["connection"] = "close"
             await answer(scope, receive, send)
             return
@@ -66,9 +73,9 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            if received > max_bytes:
                 # FastAPI calls any other exception here a bad request.
-                raise HTTPException(413, self.message, headers={"connection": "close"})
+                raise HTTPException(413, refusal, headers={"connection": "close"})
             return message
 
         await self.app(scope, receive_limited, send)

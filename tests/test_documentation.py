@@ -28,8 +28,11 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "dep
 SOURCES = [path for room in ("service", "trainer") for path in (ROOT / room).rglob("*.py")]
 COMMAND = typer.main.get_command(app)
 
-NOT_SETTINGS = {"ATTUNE_URL", "ATTUNE_DEBUG", "ATTUNE_TEST_DATA", "ATTUNE_POSTGRES_PASSWORD", "ATTUNE_DATASETS"}
-"""Variables that the command line, the tests and the compose file read themselves."""
+NOT_SETTINGS = {"ATTUNE_URL", "ATTUNE_DEBUG", "ATTUNE_TEST_DATA", "ATTUNE_POSTGRES_PASSWORD", "ATTUNE_DATASETS"} | {
+    "ATTUNE_CACHE",
+    "ATTUNE_CACHE_MAX_GB",
+}
+"""Variables that the command line, the data path, the tests and the compose file read themselves."""
 
 
 def code_in(page: Path) -> Iterator[str]:

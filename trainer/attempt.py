@@ -14,9 +14,10 @@ import torch
 import torch.distributed as dist
 
 from dali_pipelines.loader import BadSampleError
+from dali_pipelines.storage import CacheTooSmallError, OutageError
 from trainer import checkpoint, distributed, events, fence, preflight
 from trainer.distributed import StopRequest, agree
-from trainer.errors import TrainingError, UnusableDataError
+from trainer.errors import TrainingError, UnusableDataError, UnusableSpecError
 from trainer.job_dir import (
     EXIT_INTERRUPTED,
     Attempt,
@@ -29,6 +30,7 @@ from trainer.job_dir import (
 from trainer.loop import train
 from trainer.resolve import SpecError, SpecProblem, read_spec_file, resolve
 from trainer.spec import JobSpec
+from trainer.startup_times import phase_ends
 
 # What torch says on the ranks that are left when another one dies: not their own failure.
 _PEER_LOST = re.compile(r"(?i)connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|socket|peer")
@@ -37,10 +39,12 @@ _EXIT_CODES = {"succeeded": 0, "failed": 1, "interrupted": EXIT_INTERRUPTED}
 
 def run_attempt(arguments: argparse.Namespace) -> int:
     """Run an attempt on this rank and return the process's exit code."""
+    phase_ends("imports")
     stop = StopRequest()
     stop.listen()
     stop.watch_launcher()
     device = distributed.join()
+    phase_ends("process_group")
     job = JobDir(agree(_job_dir(arguments)))
     try:
         spec = _settle_spec(arguments, job=job)
@@ -53,11 +57,13 @@ def run_attempt(arguments: argparse.Namespace) -> int:
     try:
         _open_attempt(attempt, job=job, resume=arguments.resume)
         _require_good_data(spec, job=job)
+        phase_ends("data_check")
         ended = train(spec, job=job, attempt=attempt, resume=arguments.resume, device=device, stop=stop)
     except Exception as error:
         ended = _failure(error, job=job)
         if ended is None:
-            print(f"rank {dist.get_rank()}: another rank is gone: {error}", file=sys.stderr)
+            cause = "" if isinstance(error, OutageError) else "another rank is gone: "
+            print(f"rank {dist.get_rank()}: {cause}{error}", file=sys.stderr)
             os._exit(1)  # a process group that lost a member cannot be left in order
         _record(ended, attempt)
         os._exit(2 if ended.reason in ("bad_spec", "bad_data") else 1)
@@ -114,7 +120,7 @@ def _require_good_data(spec: JobSpec, *, job: JobDir) -> None:
 
 
 def _failure(error: Exception, *, job: JobDir) -> ExitRecord | None:
-    """How an error ends the attempt; None if it only says that another rank is gone."""
+    """How an error ends the attempt; None if another one may do better: a rank or the network is gone."""
     reason = _reason(error)
     if reason is None:
         return None
@@ -131,6 +137,10 @@ def _reason(error: Exception) -> str | None:
             return error.reason
         case BadSampleError():
             return UnusableDataError.reason
+        case CacheTooSmallError():
+            return UnusableSpecError.reason
+        case OutageError():
+            return None  # the next attempt may find the network mended
         case torch.OutOfMemoryError() | MemoryError():
             return "out_of_memory"
         case dist.DistError() | fence.Fenced():

@@ -38,9 +38,7 @@ def build_config(spec: JobSpec, *, world_size: int, micro_size: int) -> dict[str
     _refuse_settings_of_the_spec(config, path=spec.parallel.deepspeed_config)
     zero = config.setdefault("zero_optimization", {"stage": 0})
     precision = spec.parallel.precision
-    if zero.get("stage", 0) == 0 and precision in ("bf16", "fp16"):
-        # DeepSpeed 0.19 takes a dummy optimizer step at the start of low-precision stage 0, which moves the weights.
-        zero["stage"] = 1
+    zero["stage"] = _stage(zero.get("stage", 0), spec.parallel, world_size=world_size)
     for section in _OFFLOADS.values():
         if zero.get(section, {}).get("nvme_path") == "auto":
             zero[section]["nvme_path"] = spec.parallel.nvme_path
@@ -48,7 +46,8 @@ def build_config(spec: JobSpec, *, world_size: int, micro_size: int) -> dict[str
         "train_batch_size": spec.batch.global_size,
         "train_micro_batch_size_per_gpu": micro_size,
         "gradient_accumulation_steps": spec.batch.global_size // (micro_size * world_size),
-        "gradient_clipping": spec.optim.clip_grad_norm or 0.0,
+        # Under stage 0 the optimizer clips (`trainer.gradient_norm`), as it has to take the norm anyhow.
+        "gradient_clipping": (spec.optim.clip_grad_norm or 0.0) if zero["stage"] else 0.0,
         "torch_autocast": {"enabled": precision == "amp_bf16", "dtype": "bfloat16"},
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16", "initial_scale_power": 16, "loss_scale_window": 1000},
@@ -58,6 +57,17 @@ def build_config(spec: JobSpec, *, world_size: int, micro_size: int) -> dict[str
         "steps_per_print": 1_000_000_000,
     }
     return config
+
+
+def _stage(asked: int, parallel: ParallelSpec, *, world_size: int) -> int:
+    """The ZeRO stage that does what `asked` is for."""
+    if parallel.precision in ("bf16", "fp16"):
+        # DeepSpeed 0.19 takes a dummy optimizer step at the start of low-precision stage 0, which moves the weights.
+        return max(1, asked)
+    nothing_to_shard = world_size == 1 and asked <= 2
+    if nothing_to_shard and parallel.offload_optimizer == "none" and parallel.deepspeed_config is None:
+        return 0  # saves ZeRO's second copy of the weights, and copying gradients to and fro
+    return asked
 
 
 def _template(parallel: ParallelSpec) -> dict[str, Any]:

@@ -142,7 +142,9 @@ class StopRequest:
         The parent is DeepSpeed's launch.py, the grandparent its runner or a node agent; a worker whose launcher was
         killed would otherwise train on as an orphan. Without that launcher there is nothing to watch.
         """
-        watched = [p for p in psutil.Process().parents()[:2] if any(name in " ".join(p.cmdline()) for name in _LAUNCHERS)]
+        watched = [
+            p for p in psutil.Process().parents()[:2] if any(name in " ".join(p.cmdline()) for name in _LAUNCHERS)
+        ]
         if not watched:
             return
         grace_s = float(os.environ.get(_GRACE_VARIABLE, _GRACE_S))

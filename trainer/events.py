@@ -58,6 +58,19 @@ class Started(Event):
     """Process ids of all ranks."""
 
 
+Phase = Literal["imports", "process_group", "data_check", "model", "engine", "objective", "state", "first_step"]
+"""In order: importing; joining the other ranks; preflight, if it was still to be done; building the model; DeepSpeed's
+engine; tokens and the like; loading a checkpoint or evaluating before the first step; the first batch and step."""
+
+
+class Startup(Event):
+    """The first step of an attempt is done."""
+
+    type: Literal["startup"] = "startup"
+    seconds: dict[Phase, float]
+    """Seconds of each phase, from the start of rank 0's process on."""
+
+
 class Step(Event):
     """Metrics of one logged optimizer step."""
 
@@ -102,6 +115,8 @@ class Evaluation(Event):
     """Such as top1, or image_to_text_r1 ... mean_recall: fractions, but for cross_entropy, which is in nats."""
     per_class: list[dict[str, Any]] = Field(default_factory=list)
     """For classification: `name, num_samples, accuracy` of each class."""
+    per_domain: list[dict[str, Any]] = Field(default_factory=list)
+    """For classification of data with domains: `name, num_samples, accuracy` of each domain."""
 
 
 class CheckpointSaved(Event):
@@ -140,6 +155,23 @@ class Exported(Event):
     """`DATASET/METRIC` of these weights."""
 
 
+class BadSample(Event):
+    """An image that was fine when the data were checked can no longer be used; told once for each."""
+
+    type: Literal["bad_sample"] = "bad_sample"
+    dataset: str
+    """`train`, `validation` or a name from data.evaluate."""
+    key: str
+    """What the sample is called: its path, or its name within a larger file."""
+    reason: str
+    """What is wrong with it."""
+    action: Literal["skipped", "replaced"]
+    """`replaced`: a sample of its class takes its place; `skipped`: in training the next sample does, in evaluation
+    none."""
+    num_bad: int
+    """Samples of this data set found bad by this attempt so far."""
+
+
 class Message(Event):
     """Something worth saying."""
 
@@ -151,7 +183,16 @@ class Message(Event):
 
 
 AnyEvent = Annotated[
-    Stage | Started | Step | Evaluation | CheckpointSaved | CheckpointRemoved | Exported | Message,
+    Stage
+    | Started
+    | Startup
+    | Step
+    | Evaluation
+    | CheckpointSaved
+    | CheckpointRemoved
+    | Exported
+    | BadSample
+    | Message,
     Field(discriminator="type"),
 ]
 _adapter: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

@@ -24,6 +24,8 @@ class LaunchToken(Record):
 
     token: str | None
     """None once the attempt was given up."""
+    reason: str | None = None
+    """Why it was."""
 
 
 class Fenced(Exception):
@@ -37,15 +39,15 @@ def issue(attempt_dir: Path) -> str:
     return token
 
 
-def take_away(attempt_dir: Path) -> None:
+def take_away(attempt_dir: Path, *, reason: str) -> None:
     """Give an attempt up: whatever still runs of it ends by itself, and nothing of it can start any more."""
-    write_json_atomically(_path(attempt_dir), LaunchToken(token=None))
+    write_json_atomically(_path(attempt_dir), LaunchToken(token=None, reason=reason))
 
 
-def read_token(attempt_dir: Path) -> str | None:
-    """The token in force; None if there is none, or not any more."""
+def read_token(attempt_dir: Path) -> LaunchToken | None:
+    """What the attempt's `token.json` says; None if there is none."""
     try:
-        return LaunchToken.model_validate_json(_path(attempt_dir).read_bytes()).token
+        return LaunchToken.model_validate_json(_path(attempt_dir).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Dense bf16 peak in FLOP/s, by a part of the name that the driver reports (vendor data sheets).
-_PEAK_FLOPS = {
+PEAK_FLOPS = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -17,4 +17,4 @@ _PEAK_FLOPS = {
 
 def bf16_peak(name: str) -> float | None:
     """Dense bf16 peak in FLOP/s of a GPU of this name, or None if it is not known."""
-    return next((peak for part, peak in _PEAK_FLOPS.items() if part in name), None)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)

@@ -4,6 +4,7 @@
       spec.json                      the JobSpec, written once when the job is made
       preflight/report.json          the data report (PreflightReport); its presence ends the preflight
       preflight/train.arrow ...      manifests: train, validation, evaluate-NAME
+      preflight/tokens-DIGEST.int32  captions or prompts as tokens, by rank 0 of the first attempt that needs them
       probe_head.safetensors         the head of objective.head `probe`, fitted once, by rank 0 of the first attempt
       attempts/0001/
         attempt.json                 Attempt: written by whoever starts the attempt
@@ -56,6 +57,9 @@ class Attempt(Record):
     """Unix seconds."""
     devices: list[int] | None = None
     """Device numbers on this machine; None lets the launcher choose."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """What this try does unlike the spec: `micro_size`, samples a device and forward pass; `feature_cache`, contrast
+    the whole global batch."""
 
 
 class StartingPoint(Record):
@@ -161,6 +165,10 @@ class AttemptDir:
     def exit(self) -> Path:
         """exit.json"""
         return self.path / "exit.json"
+
+    def read_overrides(self) -> dict[str, Any]:
+        """What was decided for this attempt beside the spec."""
+        return Attempt.model_validate_json(self.record.read_bytes()).overrides if self.record.exists() else {}
 
     def read_exit(self) -> ExitRecord | None:
         """How the attempt ended; None while it runs, and for ever if it crashed."""

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from trainer import checkpoint, events
+from trainer.data_wait import DataWaitWatch
 from trainer.distributed import StopRequest, agree, any_rank, mean_over_ranks
 from trainer.errors import NonFiniteLossError
 from trainer.evaluation.during_training import Scores, evaluate_run, main_metric
@@ -19,6 +20,7 @@ from trainer.long_texts import find_long_texts, refuse_long_texts
 from trainer.reporting import Reporter
 from trainer.setup import Run, prepare
 from trainer.spec import JobSpec
+from trainer.startup_times import phase_ends, seconds_by_phase
 from trainer.throughput import ThroughputMeter, model_flop_utilisation
 from trainer.training_data import train_batches
 from trainer.weights import read_logit_scale
@@ -49,8 +51,10 @@ def train(
         if spec.checkpoint.at_start and start.checkpoint is None:
             _save(run, job=job, attempt=attempt, step=step, scores=scores, reporter=reporter)
 
+        phase_ends("state")
         reporter.write(events.Stage(stage="training"))
         meter = ThroughputMeter(samples_per_step=spec.batch.global_size, remaining_steps=total_steps - step)
+        data_wait = DataWaitWatch(run)
         first_bad_step = torch.full((), torch.inf, device=device)
         with train_batches(run, start_step=step) as batches:
             while step < total_steps:
@@ -64,13 +68,18 @@ def train(
                     step_loss += loss.detach() / run.accumulation
                 step += 1
                 meter.count_step()
+                _tell_startup(step - start.step, reporter=reporter)
                 first_bad_step = torch.where(step_loss.isfinite(), first_bad_step, first_bad_step.clamp(max=step))
 
                 stopping = step < total_steps and any_rank(stop.reason is not None)
                 evaluating, saving = run.evaluates_at(step), stopping or run.saves_at(step)
                 if step == 1 or step % spec.log_every_steps == 0 or saving or evaluating:
                     _refuse_non_finite(first_bad_step, job=job)
-                    reporter.write(_step_event(run, step=step, lr=lr, loss=step_loss, meter=meter))
+                    run.bad_samples.report(reporter)
+                    logged = _step_event(run, step=step, lr=lr, loss=step_loss, meter=meter)
+                    reporter.write(logged)
+                    with meter.paused():
+                        data_wait.look(logged, reporter=reporter)
                 with meter.paused():
                     if evaluating and not stopping:
                         reporter.write(events.Stage(stage="evaluating"))
@@ -84,6 +93,12 @@ def train(
         reporter.write(events.Stage(stage="exporting"))
         reporter.write(export_run(run, job=job))
         return _ended("succeeded", "completed", f"finished after {step} steps", step=step)
+
+
+def _tell_startup(steps: int, *, reporter: Reporter) -> None:
+    if steps == 1:
+        phase_ends("first_step")
+        reporter.write(events.Startup(seconds=seconds_by_phase()))
 
 
 def _start(run: Run, *, job: JobDir, attempt: AttemptDir, resume: bool) -> StartingPoint:

@@ -9,6 +9,7 @@ import torch
 from timm.optim import Lion
 from torch import nn
 
+from trainer.gradient_norm import measure_gradient_norm
 from trainer.heads import ImageClassifier
 from trainer.l2_sp import pull_to_start
 from trainer.layer_positions import LayerPosition, layer_positions
@@ -21,14 +22,17 @@ _NEVER_DECAYED = {"class_embedding", "cls_token", "reg_token", "logit_scale", "l
 _RMSPROP_SMOOTHING, _ADADELTA_SMOOTHING = 0.9, 0.9
 
 
-def build_optimizer(module: nn.Module, *, spec: JobSpec) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, *, spec: JobSpec, sharded: bool = True) -> torch.optim.Optimizer:
     """The job's optimizer over the parameters that train; each group carries `lr_scale` and `decays` for the schedule.
 
     exp(logit_scale) is held at or below objective.max_logit_scale after each step, and objective.l2_sp is at work. All
-    of them compute element by element, so that they are right on ZeRO's flat partitions too.
+    of them compute element by element, so that they are right on ZeRO's flat partitions too. Where the optimizer is not
+    `sharded` by ZeRO, which does that itself, it also measures the gradients' norm and clips by it.
     """
     groups = parameter_groups(module, spec=spec)
-    optimizer = _optimizer(groups, spec.optim, on_gpu=next(module.parameters()).is_cuda)
+    optimizer = _optimizer(groups, spec.optim)
+    if not sharded:
+        measure_gradient_norm(optimizer, max_norm=spec.optim.clip_grad_norm)
     if strength := getattr(spec.objective, "l2_sp", 0.0):
         pull_to_start(optimizer, strength=strength)
     optimizer.register_step_post_hook(_limit_values)
@@ -77,14 +81,13 @@ def _group(
     }
 
 
-def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec, *, on_gpu: bool) -> torch.optim.Optimizer:
+def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> torch.optim.Optimizer:
     adam = {"betas": spec.betas, "eps": spec.eps}
-    fused = {"fused": on_gpu or None}
     match spec.name:
         case "adamw":
-            return torch.optim.AdamW(groups, **adam, **fused)
+            return torch.optim.AdamW(groups, **adam, fused=True)
         case "adam":
-            return torch.optim.Adam(groups, **adam, **fused)
+            return torch.optim.Adam(groups, **adam, fused=True)
         case "nadam":
             return torch.optim.NAdam(groups, **adam)
         case "radam":
@@ -92,7 +95,7 @@ def _optimizer(groups: list[dict[str, Any]], spec: OptimSpec, *, on_gpu: bool) -
         case "lion":
             return Lion(groups, betas=spec.betas)
         case "sgd":
-            return torch.optim.SGD(groups, momentum=spec.momentum, nesterov=spec.nesterov, **fused)
+            return torch.optim.SGD(groups, momentum=spec.momentum, nesterov=spec.nesterov, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(groups, alpha=_RMSPROP_SMOOTHING, eps=spec.eps, momentum=spec.momentum)
         case "adadelta":

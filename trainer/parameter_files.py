@@ -24,6 +24,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 _FILE = re.compile(r"(?P<kind>.+)-rank-\d+\.safetensors")
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _SHAPES = "shapes"  # in a file's metadata: JSON of the whole shapes of the parameters that it holds parts of
 
 
@@ -112,7 +122,7 @@ class ParameterFiles:
     def dtype(self, kind: str, names: Sequence[str]) -> torch.dtype:
         """The numbers' type for the first of `names` that is there."""
         stored = next(self._stored[kind][name][0] for name in names if self.has(kind, name))
-        return stored.file.get_slice(stored.entry)[:0].dtype
+        return _DTYPES[stored.file.get_slice(stored.entry).get_dtype()]
 
     def read_into(self, target: Tensor, kind: str, name: str, *, start: int) -> None:
         """Fill the flat `target` with a parameter's numbers from `start` on.

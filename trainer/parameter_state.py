@@ -77,9 +77,7 @@ def load_state(engine: Any, folder: Path) -> None:
             take_over(engine, partition)
     _restore_frozen(engine.module, files)
     for name, buffer in _buffers(engine.module).items():
-        files.read_into(buffer.reshape(-1), BUFFERS, name, start=0) if buffer.is_contiguous() else buffer.copy_(
-            files.whole(BUFFERS, name)
-        )
+        buffer.copy_(files.whole(BUFFERS, name))
     after_changes(engine)
     _restore_engine_state(engine, json.loads((folder / _ENGINE).read_text(encoding="utf-8")))
 
@@ -149,9 +147,8 @@ def _restore_memory(optimizer: torch.optim.Optimizer, partition: Partition, file
         if kind in (MASTER, FROZEN, BUFFERS, SCALARS) or not known:
             continue
         dtype = files.dtype(kind, known)
-        begins_as_weights = kind in _WEIGHTS
-        values = partition.tensor.detach().to(dtype, copy=True) if begins_as_weights else None
-        state[kind] = torch.zeros_like(partition.tensor, dtype=dtype, requires_grad=False) if values is None else values
+        weights = partition.tensor.detach().to(dtype, copy=True)
+        state[kind] = weights if kind in _WEIGHTS else weights.zero_()
         for stretch in partition.stretches:
             if files.has(kind, stretch.name):
                 files.read_into(partition.of(stretch, state[kind]), kind, stretch.name, start=stretch.start)
@@ -226,13 +223,10 @@ def _refuse_another_model(engine: Any, files: ParameterFiles) -> None:
 
 
 def _engine_state(engine: Any) -> dict[str, Any]:
-    scaler = vars(getattr(engine.optimizer, "loss_scaler", None) or object.__new__(_Nothing))
-    plain = {key: value for key, value in scaler.items() if isinstance(value, (bool, int, float))}
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    settings = {} if scaler is None else vars(scaler)
+    plain = {key: value for key, value in settings.items() if isinstance(value, (bool, int, float))}
     return {"counters": {name: getattr(engine, name) for name in _COUNTERS}, "loss_scaler": plain}
-
-
-class _Nothing:
-    """Stands for a loss scaler where there is none."""
 
 
 def _restore_engine_state(engine: Any, state: dict[str, Any]) -> None:

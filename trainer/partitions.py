@@ -48,7 +48,7 @@ class Partition:
 
     def of(self, stretch: Stretch, values: Tensor) -> Tensor:
         """The stretch of `values`, which lie like the partition."""
-        return values.reshape(-1).narrow(0, stretch.offset, stretch.count)
+        return values.view(-1).narrow(0, stretch.offset, stretch.count)
 
 
 def torch_optimizer(engine: Any) -> torch.optim.Optimizer:

@@ -12,11 +12,14 @@ from typing import Any
 
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sampler import draw_shots
+from dali_pipelines.shares import groups_of
 from dali_pipelines.sources import DataError
-from dali_pipelines.validation import BadSamplesError, ValidationReport
-from trainer.data_sources import open_cache, read_source
+from dali_pipelines.validation import BadSamplesError, Checked, Look, ValidationReport
+from trainer.data_needs import tells_classes_apart, unmet_needs
+from trainer.data_sources import check_source, num_cores, open_cache
 from trainer.job_dir import DataProblem, JobDir, PreflightReport, write_json_atomically
-from trainer.spec import AnySource, JobSpec
+from trainer.leakage import remarks_on_copies
+from trainer.spec import AnySource, JobSpec, MixtureSource
 
 _NUM_NAMED = 20
 
@@ -24,18 +27,21 @@ _NUM_NAMED = 20
 def run(spec: JobSpec, *, job: JobDir) -> PreflightReport:
     """Read, validate and record every data set of a job; the report is written and returned."""
     problems: list[DataProblem] = []
-    manifests: dict[str, Manifest] = {}
+    found: dict[str, Checked] = {}
     datasets: dict[str, dict[str, Any]] = {}
     for name, field, source in _sources(spec):
         try:
-            manifests[name], report = _read(source, spec=spec, training=name == "train")
-            datasets[name] = report.to_dict()
-            problems += _remarks(report, field=field)
+            journal = job.preflight_report.parent / "journal" / name
+            found[name] = _check(source, spec=spec, training=name == "train", journal=journal)
+            datasets[name] = found[name].report.to_dict()
+            problems += _remarks(found[name].report, field=field)
         except DataError as error:
             problems.append(DataProblem(field=f"{field}.{error.field}", message=str(error)))
             if isinstance(error, BadSamplesError):
                 datasets[name] = error.report.to_dict()
-    problems += _choose_shots(spec, manifests)
+    problems += _choose_shots(spec, found)
+    problems += remarks_on_copies(found, cache=open_cache(spec.data.cache))
+    manifests = {name: checked.manifest for name, checked in found.items()}
     problems += _problems_together(spec, manifests)
     for name, manifest in manifests.items():
         datasets[name] = {"hash": manifest.hash, **datasets[name]}
@@ -57,21 +63,21 @@ def _sources(spec: JobSpec) -> list[tuple[str, str, AnySource]]:
     return named + [(f"evaluate-{n}", f"data.evaluate.{n}", source) for n, source in spec.data.evaluate.items()]
 
 
-def _read(source: AnySource, *, spec: JobSpec, training: bool) -> tuple[Manifest, ValidationReport]:
-    return read_source(
-        source,
-        on_bad_sample=spec.data.on_bad_sample,
+def _check(source: AnySource, *, spec: JobSpec, training: bool, journal: Path) -> Checked:
+    """Look at all images; with the journal, a preflight that was stopped goes on where it was."""
+    how = Look(
+        open_cache(spec.data.cache),
+        num_threads=spec.data.decoder.num_threads or num_cores(),
         exif=spec.data.exif,
-        cache=open_cache(spec.data.cache),
-        seed=spec.seed,
-        num_threads=spec.data.decoder.num_threads,
-        several_classes=training and _tells_classes_apart(spec),
+        journal=journal,
     )
-
-
-def _tells_classes_apart(spec: JobSpec) -> bool:
-    by_class = spec.objective.name in ("classification", "class_prompts")
-    return by_class or getattr(spec.objective, "loss", None) == "cross_entropy"
+    return check_source(
+        source,
+        how,
+        on_bad_sample=spec.data.on_bad_sample,
+        seed=spec.seed,
+        several_classes=training and tells_classes_apart(spec),
+    )
 
 
 def _remarks(report: ValidationReport, *, field: str) -> list[DataProblem]:
@@ -79,7 +85,12 @@ def _remarks(report: ValidationReport, *, field: str) -> list[DataProblem]:
     remarks = []
     if report.bad:
         named = "; ".join(f"{path} ({reason})" for path, reason in report.bad[:_NUM_NAMED])
-        message = f"{len(report.bad)} images cannot be decoded and are left out: {named}"
+        what_happens = "others stand in for them" if report.num_replaced else "are left out"
+        message = f"{len(report.bad)} images cannot be decoded and {what_happens}: {named}"
+        remarks.append(DataProblem(field=field, message=message, fatal=False))
+    if report.remarks:
+        named = "; ".join(f"{path} ({remark})" for path, remark in report.remarks[:_NUM_NAMED])
+        message = f"{len(report.remarks)} images can be used, but are odd: {named}"
         remarks.append(DataProblem(field=field, message=message, fatal=False))
     if report.empty_classes:
         message = f"classes without images: {', '.join(report.empty_classes[:_NUM_NAMED])}"
@@ -87,11 +98,11 @@ def _remarks(report: ValidationReport, *, field: str) -> list[DataProblem]:
     return remarks
 
 
-def _choose_shots(spec: JobSpec, manifests: dict[str, Manifest]) -> list[DataProblem]:
+def _choose_shots(spec: JobSpec, found: dict[str, Checked]) -> list[DataProblem]:
     """Leave only `data.shots` images of each class in the training data, or say why that cannot be."""
-    train = manifests.get("train")
-    if spec.data.shots is None or train is None:
+    if spec.data.shots is None or "train" not in found:
         return []
+    train = found["train"].manifest
     if not train.class_names:
         message = "few-shot training counts images by class, and the training data have no classes"
         return [DataProblem(field="data.shots", message=f"data.shots {spec.data.shots}: {message}")]
@@ -99,7 +110,7 @@ def _choose_shots(spec: JobSpec, manifests: dict[str, Manifest]) -> list[DataPro
         rows = draw_shots(train.labels, class_names=train.class_names, shots=spec.data.shots, seed=spec.seed)
     except ValueError as error:
         return [DataProblem(field="data.shots", message=f"data.shots: {error}")]
-    manifests["train"] = train.select(rows)
+    found["train"] = found["train"].select(rows)
     return []
 
 
@@ -108,19 +119,31 @@ def _problems_together(spec: JobSpec, manifests: dict[str, Manifest]) -> list[Da
     train = manifests.get("train")
     if train is None:
         return []
-    problems = []
-    pass_length = spec.data.episode_size or len(train)
-    if pass_length < spec.batch.global_size:
-        message = f"batch.global_size {spec.batch.global_size} is more than the {pass_length} training samples"
-        problems.append(DataProblem(field="batch.global_size", message=message))
+    problems = [*unmet_needs(spec, train), *_problems_of_order(spec, train)]
+    sources = {name: source for name, _, source in _sources(spec)}
     for name, manifest in manifests.items():
         strangers = sorted(set(manifest.class_names) - set(train.class_names))
         must_match = name == "validation" or spec.objective.name == "classification"
+        place = "sources" if isinstance(sources[name], MixtureSource) else "path"
         if strangers and train.class_names and must_match:
             message = f"classes that are not in the training data: {', '.join(strangers[:_NUM_NAMED])}"
             field = "data." + name.replace("evaluate-", "evaluate.", 1)
-            problems.append(DataProblem(field=f"{field}.path", message=message))
+            problems.append(DataProblem(field=f"{field}.{place}", message=message))
     return problems
+
+
+def _problems_of_order(spec: JobSpec, train: Manifest) -> list[DataProblem]:
+    """Whether there is something to draw for every share, and enough for a batch."""
+    try:
+        groups = groups_of(train, class_balanced=spec.data.class_balanced)
+    except ValueError as error:
+        field = "data.class_balanced" if spec.data.class_balanced else "data.train.weights"
+        return [DataProblem(field=field, message=f"{field}: {error}")]
+    pass_length = spec.data.episode_size or (groups.num_drawn if groups else len(train))
+    if pass_length >= spec.batch.global_size:
+        return []
+    message = f"batch.global_size {spec.batch.global_size} is more than the {pass_length} training samples"
+    return [DataProblem(field="batch.global_size", message=message)]
 
 
 def _aligned(manifests: dict[str, Manifest]) -> dict[str, Manifest]:

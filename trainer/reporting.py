@@ -56,6 +56,8 @@ class Reporter:
                 self._console.print(
                     f"{event.dataset} ({event.task}, {event.weights} weights): {shown}", highlight=False
                 )
+            case events.BadSample():
+                self._console.print(f"warn: {describe_bad_sample(event)}", highlight=False, markup=False)
             case events.Message():
                 self._console.print(f"{event.level}: {event.message}", highlight=False, markup=False)
             case events.CheckpointSaved():
@@ -74,6 +76,11 @@ class Reporter:
             self._progress.stop()
             self._tensorboard.close()
             self._events.close()
+
+
+def describe_bad_sample(event: events.BadSample) -> str:
+    """Which sample, what is wrong with it, what was done, and the count."""
+    return f"{event.dataset}: {event.action} {event.key!r}: {event.reason} (bad samples so far: {event.num_bad})"
 
 
 def describe_step(event: events.Step) -> str:

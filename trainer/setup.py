@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dali_pipelines.manifest import Manifest
+from trainer.bad_sample_log import BadSampleLog
 from trainer.deepspeed_config import build_config
 from trainer.ema import track_average
 from trainer.errors import UnusableSpecError
@@ -21,10 +22,13 @@ from trainer.machine import refuse_what_the_machine_lacks
 from trainer.model_setup import apply_compute_options, build_model, forward_flops_per_sample
 from trainer.models import ClassifierModel, ClipModel
 from trainer.objectives import TrainingObjective, build_objective
+from trainer.objectives.token_tables import TokenTables
 from trainer.optim import build_optimizer
 from trainer.schedules import Schedule, build_schedule
+from trainer.short_attention import choose_attention
 from trainer.spec import JobSpec
-from trainer.spec_checks import check_divides
+from trainer.spec_checks import check_divides, check_pairs
+from trainer.startup_times import phase_ends
 from trainer.throughput import peak_flops
 from trainer.training_data import build_sampler, load_manifests
 
@@ -49,6 +53,8 @@ class Run:
     schedule: Schedule
     steps_per_epoch: int
     flops_per_sample: int
+    bad_samples: BadSampleLog
+    """Images that have gone bad since the data were checked."""
     start_weights: dict[str, Tensor] | None
     """The state dict of the model before the first step, on the CPU, where something is interpolated with it."""
 
@@ -85,7 +91,7 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
     micro_size = settle_micro_size(spec, world_size=world_size)
     manifests = load_manifests(spec, job=job)
     train = manifests["train"]
-    steps_per_epoch = _steps_per_epoch(spec, num_samples=len(train))
+    steps_per_epoch = _steps_per_epoch(spec, train=train)
     schedule = build_schedule(spec, steps_per_epoch=steps_per_epoch)
 
     torch.manual_seed(spec.seed)
@@ -93,16 +99,24 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
     replica = replace(model, module=copy.deepcopy(model.module).eval().requires_grad_(False))
     model.module.to(device)
     flops = forward_flops_per_sample(model, device=device) if peak_flops(device) else 0
+    phase_ends("model")
+    choose_attention(spec, model, device=device)
     apply_compute_options(spec, model.module)
 
-    optimizer = build_optimizer(model.module, spec=spec)
+    config = build_config(spec, world_size=world_size, micro_size=micro_size)
+    sharded = config["zero_optimization"]["stage"] > 0
+    optimizer = build_optimizer(model.module, spec=spec, sharded=sharded)
     if spec.optim.ema_decay is not None:
         track_average(optimizer, decay=spec.optim.ema_decay)
-    config = build_config(spec, world_size=world_size, micro_size=micro_size)
     if rank == 0:
         attempt.deepspeed_config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     engine, *_ = deepspeed.initialize(model=model.module, optimizer=optimizer, config=config)
-    objective = build_objective(spec, model=model, manifest=train, device=device)
+    if world_size == 1 and not sharded:
+        engine.enable_backward_allreduce = False  # it would copy all gradients to a buffer and back, for nothing
+    phase_ends("engine")
+    tables = TokenTables(job.manifest("train").parent)
+    objective = build_objective(spec, model=model, manifest=train, device=device, tables=tables)
+    phase_ends("objective")
     torch.manual_seed(spec.seed + 1 + rank)
     return Run(
         spec=spec,
@@ -118,13 +132,15 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         flops_per_sample=flops,
+        bad_samples=BadSampleLog(spec.data.on_bad_sample),
         start_weights=_start_weights(spec, replica.module),
     )
 
 
-def _steps_per_epoch(spec: JobSpec, *, num_samples: int) -> int:
+def _steps_per_epoch(spec: JobSpec, *, train: Manifest) -> int:
+    sampler = build_sampler(spec, manifest=train)
     try:
-        return build_sampler(spec, num_samples=num_samples).steps_per_epoch(spec.batch.global_size)
+        return sampler.steps_per_epoch(spec.batch.global_size)
     except ValueError as error:
         raise UnusableSpecError(f"batch.global_size: {error}") from error
 
@@ -147,6 +163,8 @@ def settle_micro_size(spec: JobSpec, *, world_size: int) -> int:
             f"parallel.devices {asked} x parallel.nodes {spec.parallel.nodes} do not match the {world_size} ranks "
             f"that were started"
         )
-    if problem := check_divides(spec.batch.global_size, spec.batch.micro_size, world_size):
+    if problem := check_divides(spec.batch.global_size, spec.batch.micro_size, world_size) or check_pairs(
+        spec, world_size
+    ):
         raise UnusableSpecError(problem.message)
     return spec.batch.global_size // world_size if spec.batch.micro_size == "auto" else spec.batch.micro_size

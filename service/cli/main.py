@@ -11,6 +11,8 @@ import typer
 
 from service.cli import (
     ask,
+    data,
+    data_bench,
     db,
     demo,
     evaluate,
@@ -48,6 +50,8 @@ app.command("fisher")(interpolate.fisher)
 app.command("classify")(ask.classify)
 app.command("features")(ask.features)
 app.command("transfer")(transfer.transfer)
+data.app.command("bench")(data_bench.bench)
+app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(prompts.app, name="prompts")

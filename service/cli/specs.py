@@ -34,6 +34,17 @@ def spec_from_options(spec: Path | None, recipe: str | None, overrides: list[str
     return resolve(recipe=recipe, spec=read_spec_file(spec) if spec else {}, overrides=overrides or ())
 
 
+def spec_given(spec: Path | None, recipe: str | None, overrides: list[str] | None) -> JobSpec | None:
+    """The JobSpec that the three options make together, which need not be runnable; None if none is given.
+
+    Raises:
+        SpecError: with every problem found.
+    """
+    if spec is None and recipe is None and not overrides:
+        return None
+    return resolve(recipe=recipe, spec=read_spec_file(spec) if spec else {}, overrides=overrides or (), runnable=False)
+
+
 def partial_spec_for_service(spec: Path | None, recipe: str | None, overrides: list[str] | None) -> dict[str, Any]:
     """What the three options say, unresolved: the service knows its models, and resolves.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -63,10 +64,16 @@ def to_row(event: events.AnyEvent, *, total_steps: int | None) -> NewEvent:
     return NewEvent(
         message=describe(event, total_steps=total_steps),
         created_at=event.time,
-        level=event.level if isinstance(event, events.Message) else "info",
+        level=_level(event),
         type="metrics" if isinstance(event, events.Step) else "message",
         data=event.model_dump(mode="json"),
     )
+
+
+def _level(event: events.AnyEvent) -> Literal["info", "warn", "error"]:
+    if isinstance(event, events.BadSample):
+        return "warn"
+    return event.level if isinstance(event, events.Message) else "info"
 
 
 def describe(event: events.AnyEvent, *, total_steps: int | None = None) -> str:
@@ -79,15 +86,20 @@ def describe(event: events.AnyEvent, *, total_steps: int | None = None) -> str:
         case events.Started():
             begun = f"from step {event.start_step} of" if event.start_step else "for"
             return f"Training {begun} {event.total_steps} steps on {event.world_size} x {event.device}"
+        case events.Startup():
+            return f"First step done {sum(event.seconds.values()):.1f} s after the worker's start"
         case events.Step():
             step = event.step if total_steps is None else f"{event.step}/{total_steps}"
             return f"Step {step}: loss={event.loss:.4g}, {event.images_per_s:.4g} images/s"
         case events.Evaluation():
             return f"Evaluated {event.dataset} ({event.weights} weights) at step {event.step}: {_listed(event.metrics)}"
-        case events.CheckpointSaved():
-            return f"Saved checkpoint {event.name}"
-        case events.CheckpointRemoved():
-            return f"Removed checkpoint {event.name}"
+        case events.CheckpointSaved() | events.CheckpointRemoved():
+            done = "Saved" if isinstance(event, events.CheckpointSaved) else "Removed"
+            return f"{done} checkpoint {event.name}"
+        case events.BadSample():
+            return (
+                f"Bad sample in {event.dataset}, {event.action}: {event.key} ({event.reason}); {event.num_bad} so far"
+            )
         case events.Exported():
             return f"Exported the {event.weights} weights of {event.checkpoint}"
 

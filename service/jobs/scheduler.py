@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from service.launchers.base import Capacity, Placement, on_this_machine
 from service.store.records import LOCAL_NODE, JobRecord
 from trainer.spec import JobSpec
-from trainer.spec_checks import check_divides
+from trainer.spec_checks import check_divides, check_pairs
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def refuse(job: JobRecord, capacity: Capacity) -> Refusal | None:
     if wanted > there:
         message = f"parallel.devices is {wanted}, but this machine has {describe(capacity)}; use at most {there}"
         return Refusal(job, "not_enough_devices", "parallel.devices", message)
-    uneven = check_divides(spec.batch.global_size, spec.batch.micro_size, wanted)  # `auto` is only settled here
+    # `auto` is only settled here
+    uneven = check_divides(spec.batch.global_size, spec.batch.micro_size, wanted) or check_pairs(spec, wanted)
     return None if uneven is None else Refusal(job, "bad_spec", uneven.field, uneven.message)
 
 

@@ -6,14 +6,13 @@ import functools
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from service.jobs import scheduler
-from service.jobs.places import Places
 from service.launchers.base import Capacity
-from service.store.records import DEFAULT_PROJECT, JobRecord, ModelRecord, new_id
+from service.store.records import DEFAULT_PROJECT, AlreadyExists, JobRecord, ModelRecord, new_id
 from service.store.store import Store
 from trainer.job_dir import JobDir, write_json_atomically
 from trainer.resolve import SpecError, SpecProblem, near, resolve
@@ -23,39 +22,49 @@ from trainer.spec.sources import describe
 REGISTERED_PREFIX = "ft:"
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A job as somebody asks for it."""
-
-    partial_spec: Mapping[str, Any]
-    places: Places
-    """Which paths and URLs it may name: `Places.of`."""
-    suffix: str | None = None
-    project: str = DEFAULT_PROJECT
-    """Whose job it is; only its models can be started from."""
-    created_by: str | None = None
-    """The API key that asked for it."""
-    job_id: str | None = None
-    """None: a new one."""
-
-
 def submit(
-    store: Store, submission: Submission, *, jobs_dir: Path, capacity: Capacity, weights_dir: Path | None
+    store: Store,
+    *,
+    jobs_dir: Path,
+    capacity: Capacity,
+    weights_dir: Path | None,
+    partial_spec: Mapping[str, Any],
+    suffix: str | None = None,
+    project: str = DEFAULT_PROJECT,
+    created_by: str | None = None,
+    job_id: str | None = None,
 ) -> JobRecord:
     """Resolve a partial spec, make the job folder with its spec.json and store the job for the runner to find.
 
     Args:
         capacity: what the job will have to run on.
+        project: whose job it is; only its models can be started from.
+        created_by: the API key that asked for it.
         weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
+        job_id: None: a new one.
 
     Raises:
         SpecError: the spec cannot be made, or not run on those devices; nothing is left behind.
+        AlreadyExists: there is a job of this id.
     """
-    record = draft(store, submission, jobs_dir=jobs_dir, capacity=capacity, weights_dir=weights_dir)
+    record = draft(
+        store,
+        jobs_dir=jobs_dir,
+        capacity=capacity,
+        weights_dir=weights_dir,
+        partial_spec=partial_spec,
+        suffix=suffix,
+        project=project,
+    )
+    record = replace(record, created_by=created_by)
+    if job_id is not None:
+        record = replace(record, id=job_id, job_dir=str(jobs_dir / job_id))
     job_dir = JobDir(Path(record.job_dir))
     write_json_atomically(job_dir.spec, record.spec)
     try:
         return store.jobs.create(record)
+    except AlreadyExists:  # the folder is that job's
+        raise
     except BaseException:
         shutil.rmtree(job_dir.path)
         raise
@@ -63,38 +72,31 @@ def submit(
 
 def draft(
     store: Store,
-    submission: Submission,
     *,
     jobs_dir: Path,
     capacity: Capacity,
     weights_dir: Path | None,
+    partial_spec: Mapping[str, Any],
+    suffix: str | None = None,
+    project: str = DEFAULT_PROJECT,
     runnable: bool = True,
 ) -> JobRecord:
     """The job that `submit` would store; nothing is written.
 
-    Args: as `submit`.
+    Args: as `submit`, and
         runnable: whether the training data must be named.
 
     Raises:
         SpecError: the spec cannot be made, or not run on those devices.
     """
-    models = store.models.list(project=submission.project)
-    named = _requested_model(submission.partial_spec)
+    models = store.models.list(project=project)
+    named = _requested_model(partial_spec)
     _refuse_unregistered(named, models)
     paths = {model.id: model.path for model in models}
-    spec = resolve(
-        spec=submission.partial_spec,
-        registered_models=paths,
-        weights_dir=weights_dir,
-        runnable=runnable,
-        guard=submission.places.problems,
-    )
-    job_id = submission.job_id or new_id("ftjob")
-    record = replace(
-        _record(job_id, spec, JobDir(jobs_dir / job_id), model=named or spec.model.name, suffix=submission.suffix),
-        project_id=submission.project,
-        created_by=submission.created_by,
-    )
+    spec = resolve(spec=partial_spec, registered_models=paths, weights_dir=weights_dir, runnable=runnable)
+    job_id = new_id("ftjob")
+    drafted = _record(job_id, spec, JobDir(jobs_dir / job_id), model=named or spec.model.name, suffix=suffix)
+    record = replace(drafted, project_id=project)
     _refuse_impossible(record, capacity)
     return record
 

@@ -38,6 +38,12 @@ class Capacity:
     """`cpu`: a device is room for one process."""
     nodes: tuple[NodeShare, ...]
     """What each machine has. A machine that is lost is not listed."""
+    may_grow: bool = False
+    """Whether machines come and go, so that a job too large for those of now may wait rather than fail."""
+    note: str = ""
+    """What else there is to say to people, such as how much waits in the engine's own queue."""
+    problem: str | None = None
+    """Why the engine cannot be reached; there are no `nodes` then."""
 
     @classmethod
     def of_this_machine(cls, kind: Literal["gpu", "cpu"], devices: Sequence[int]) -> Self:
@@ -136,6 +142,14 @@ class LaunchError(Exception):
     """An attempt could not be started; the text says why."""
 
 
+class EngineUnavailable(Exception):
+    """The engine does not answer just now; whatever was asked of it may be asked again. The text says why."""
+
+
+class EngineRefused(Exception):
+    """The engine must not be used as it is set up; the text says why and what to do."""
+
+
 class Launcher(Protocol):
     """An engine."""
 
@@ -152,16 +166,24 @@ class Launcher(Protocol):
 
         Raises:
             LaunchError: it cannot be started.
+            EngineUnavailable: it may have been started or not; `poll` tells.
         """
 
     def poll(self, run: Run) -> RunState:
-        """Look at a run, which another instance of the engine may have started."""
+        """Look at a run, which another instance of the engine may have started.
+
+        Raises:
+            EngineUnavailable: nothing can be learnt of it now.
+        """
 
     def signal(self, run: Run, number: signal.Signals) -> None:
         """SIGKILL goes to every process of the run; others to those that know what to do with it."""
 
     def list(self) -> Sequence[str]:
         """`JOB/ATTEMPT` of every run that has a living process on this engine, whoever started it."""
+
+    def close(self) -> None:
+        """Let go of the engine; what runs on it runs on."""
 
 
 def _only(shares: tuple[NodeShare, ...]) -> tuple[int, ...]:

@@ -22,9 +22,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from service.launchers.base import Run
+from service.launchers.base import LostReason, Run
 from trainer import fence
-from trainer.fence import TOKEN_VARIABLE
 from trainer.job_dir import AttemptDir, JobDir, Record
 
 AGENT = "service.launchers.node_agent"
@@ -139,10 +138,23 @@ class GangFiles:
     @property
     def was_abandoned(self) -> bool:
         """Whether a node's processes were ended because their engine had gone."""
-        return any(end.cause in ("orphaned", "fenced") for end in self.ends().values())
+        return any(end.cause == "orphaned" for end in self.ends().values())
+
+    @property
+    def given_up(self) -> str | None:
+        """Why the launch was given up; None if it was not, or never begun."""
+        token = fence.read_token(self.path)
+        return token.reason if token is not None and token.token is None else None
+
+    def give_up(self, reason: str) -> None:
+        """Take the launch token away, whose processes then end by themselves; the first reason stays."""
+        if self.given_up is None:
+            fence.take_away(self.path, reason=reason)
 
 
-def part_of(run: Run, *, node_rank: int, kind: Literal["gpu", "cpu"], token: str, command: GangCommand | None) -> NodePart:
+def part_of(
+    run: Run, *, node_rank: int, kind: Literal["gpu", "cpu"], token: str, command: GangCommand | None
+) -> NodePart:
     """What the agent of one node of a run is told."""
     return NodePart(
         attempt_dir=JobDir(run.job_dir).attempt(run.attempt).path,
@@ -160,6 +172,11 @@ def forwarded(environment: Mapping[str, str], *, weights_dir: Path | None) -> di
     """The variables of the service's environment that its workers on other machines get."""
     chosen = {name: value for name, value in environment.items() if name.startswith(_FORWARDED)}
     return chosen | ({"ATTUNE_WEIGHTS_DIR": str(weights_dir)} if weights_dir is not None else {})
+
+
+def to_lost_reason(text: str | None) -> LostReason | None:
+    """A reason for which a launch was given up, if it is one for which a run is lost."""
+    return text if text == "node_lost" or text == "engine_lost" else None
 
 
 def issue_token(run: Run) -> str:
@@ -189,11 +206,6 @@ def world_info(part: NodePart, devices: Sequence[int]) -> str:
             for rank, count in enumerate(part.ranks)
         }
     )
-
-
-def token_environment(part: NodePart) -> dict[str, str]:
-    """The variable that carries the token to the agent and its ranks."""
-    return {TOKEN_VARIABLE: part.token}
 
 
 def _read_end(path: Path) -> NodeEnd | None:

@@ -88,6 +88,9 @@ class LocalLauncher:
         """`JOB/ATTEMPT` of every run on this machine that has a living process, whoever started it."""
         return sorted({tag for _, _, tag in tags()})
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def environment(self, run: Run) -> dict[str, str]:
         """The environment of a run's processes."""
         environment = {name: value for name, value in self._environment.items() if name != "CUDA_VISIBLE_DEVICES"}

@@ -74,9 +74,7 @@ class NodeAgent:
         cause, code = self._work(own)
         if code is None:
             self._kill()
-        write_json_atomically(
-            self._files.end(self._part.node_rank), NodeEnd(cause=cause, code=code, time=time.time())
-        )
+        write_json_atomically(self._files.end(self._part.node_rank), NodeEnd(cause=cause, code=code, time=time.time()))
         return 1 if code is None else min(abs(code), 255)
 
     def _work(self, own: NodeStart) -> tuple[Literal["exit", "orphaned", "fenced", "peer"], int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dali_pipelines.manifest import Manifest
-from dali_pipelines.sources import image_folder
+from dali_pipelines.selection import Selection, select
+from dali_pipelines.sources import Samples, image_folder
+from dali_pipelines.storage import Cache, read_bytes
 from dali_pipelines.validation import validate
+from dali_pipelines.validation.scan import location
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +41,15 @@ def folder(tmp_path_factory, photos) -> Path:
 
 
 @pytest.fixture(scope="session")
-def manifest(folder) -> Manifest:
-    return validate(image_folder.read(folder), num_threads=2)[0]
+def cache(tmp_path_factory) -> Cache:
+    """A local cache of its own."""
+    return Cache.open(str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def manifest(folder, cache) -> Manifest:
+    samples = select(image_folder.read(folder, cache=cache), Selection())
+    return validate(samples, num_threads=2)[0]
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +57,24 @@ def test_data() -> Path:
     if "ATTUNE_TEST_DATA" not in os.environ:
         pytest.skip("ATTUNE_TEST_DATA names no folder of test data")
     return Path(os.environ["ATTUNE_TEST_DATA"])
+
+
+@pytest.fixture(scope="session")
+def contents(cache) -> Callable[[Samples], list[tuple[bytes, list[str], str | None, str | None]]]:
+    """Of samples, in their order: the image's bytes, its captions, and the words for its class and its domain."""
+
+    def word(numbers: Sequence[int] | None, names: Sequence[str], row: int) -> str | None:
+        return None if numbers is None or numbers[row] < 0 else names[numbers[row]]
+
+    def listed(samples: Samples) -> list[tuple[bytes, list[str], str | None, str | None]]:
+        return [
+            (
+                read_bytes(location(samples, row), cache),
+                [] if samples.captions is None else list(samples.captions[row]),
+                word(samples.labels, samples.class_names, row),
+                word(samples.domains, samples.domain_names, row),
+            )
+            for row in range(len(samples))
+        ]
+
+    return listed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def decoder():
 
 @pytest.fixture(scope="module")
 def encoded(manifest) -> list[bytes]:
-    return [(manifest.root / path).read_bytes() for path in manifest.paths]
+    return [Path(file).read_bytes() for file in manifest.files(range(len(manifest)))]
 
 
 def test_bytes_equal_files_over_several_batches(decoder, manifest, encoded):

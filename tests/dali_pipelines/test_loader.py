@@ -15,6 +15,8 @@ from PIL import Image
 from dali_pipelines.loader import BadSampleError, Batch, EvalLoader, TrainLoader
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.sampler import Sampler
+from dali_pipelines.selection import Selection, select
+from dali_pipelines.shares import groups_of
 from dali_pipelines.sources import image_folder
 from dali_pipelines.sources.samples import Samples
 from dali_pipelines.stream import default_num_threads
@@ -51,12 +53,18 @@ def joined(batches: list[Batch]) -> Batch:
         np.concatenate([batch.rows for batch in batches]),
         torch.cat([batch.labels for batch in batches]),
         np.concatenate([batch.text_draws for batch in batches]),
+        mix_draws=None if batches[0].mix_draws is None else np.concatenate([batch.mix_draws for batch in batches]),
+        parameters={name: np.concatenate([b.parameters[name] for b in batches]) for name in batches[0].parameters},
     )
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
     np.testing.assert_array_equal(one.rows, other.rows)
     np.testing.assert_array_equal(one.text_draws, other.text_draws)
+    np.testing.assert_array_equal(one.mix_draws, other.mix_draws)
+    assert one.parameters.keys() == other.parameters.keys()
+    for name, drawn in one.parameters.items():
+        np.testing.assert_array_equal(drawn, other.parameters[name])
     assert torch.equal(one.labels, other.labels)
     assert torch.equal(one.images, other.images)
 
@@ -154,10 +162,10 @@ def test_sizes_that_do_not_fit_are_refused(manifest):
 
 
 @pytest.fixture
-def copied(tmp_path, folder) -> Manifest:
+def copied(tmp_path, folder, cache) -> Manifest:
     """The manifest of a copy of the folder that a test may damage."""
     shutil.copytree(folder, tmp_path / "images")
-    return validate(image_folder.read(tmp_path / "images"))[0]
+    return validate(select(image_folder.read(tmp_path / "images", cache=cache), Selection()))[0]
 
 
 def damage(manifest: Manifest, row: int) -> Path:
@@ -290,12 +298,10 @@ def test_what_preflight_imports_stays_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_batches_know_their_step_and_have_a_draw_of_their_own(manifest):
+def test_batches_know_their_step(manifest):
     batches = take(train_loader(manifest, micro_size=2), 12)
     assert [batch.step for batch in batches] == [0] * 4 + [1] * 4 + [2] * 4
-    assert len({batch.mix_draw for batch in batches}) == 12
-    resumed = take(train_loader(manifest, micro_size=2, start_step=2), 4)
-    assert [(batch.step, batch.mix_draw) for batch in resumed] == [(b.step, b.mix_draw) for b in batches[8:]]
+    assert [batch.step for batch in take(train_loader(manifest, micro_size=2, start_step=2), 2)] == [2, 2]
 
 
 def test_a_continued_stream_has_batches_across_the_end_of_the_data(manifest):
@@ -308,3 +314,38 @@ def test_a_continued_stream_has_batches_across_the_end_of_the_data(manifest):
     resumed = take(TrainLoader(manifest, **common, start_step=1), 2)
     for one, other in zip(batches[1:], resumed, strict=True):
         assert_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def mixture(manifest) -> Manifest:
+    """Two sources of unequal weights, of which the second lacks a class."""
+    few = [row for row in range(len(manifest)) if manifest.labels[row] != 2][:6]
+    return Manifest.concatenate([manifest, manifest.select(few)], shares=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("class_balanced", [False, True])
+def test_shares_are_drawn_alike_on_any_number_of_ranks_and_after_a_restart(mixture, class_balanced):
+    def loader(**options):
+        groups = groups_of(mixture, class_balanced=class_balanced)
+        sampler = Sampler(len(mixture), seed=2, groups=groups)
+        common = {"preprocess": PREPROCESS, "augment": Augment(), "num_threads": 1, "sampler": sampler}
+        return TrainLoader(mixture, **common, global_size=GLOBAL_SIZE, **options)
+
+    whole = take(loader(micro_size=GLOBAL_SIZE), 6)
+    ranks = [take(loader(micro_size=2, rank=rank, world_size=2), 4) for rank in range(2)]
+    for step in range(2):
+        assert_equal(joined([ranks[rank][2 * step + a] for a in range(2) for rank in range(2)]), whole[step])
+    for ours, expected in zip(take(loader(micro_size=GLOBAL_SIZE, start_step=4), 2), whole[4:], strict=True):
+        assert_equal(ours, expected)
+    sources = mixture.sources[np.concatenate([batch.rows for batch in whole])]
+    assert np.bincount(sources).tolist() == pytest.approx([16, 32], abs=6)
+
+
+def test_a_run_goes_on_alike_on_fewer_or_more_ranks(manifest, undisturbed):
+    before = [take(train_loader(manifest, micro_size=4, rank=rank, world_size=2), 2) for rank in range(2)]
+    for step in range(2):
+        assert_equal(joined([before[rank][step] for rank in range(2)]), undisturbed[step])
+    for ours, expected in zip(take(train_loader(manifest, start_step=2), 2), undisturbed[2:4], strict=True):
+        assert_equal(ours, expected)
+    after = [take(train_loader(manifest, micro_size=2, rank=rank, world_size=4, start_step=4), 1) for rank in range(4)]
+    assert_equal(joined([after[rank][0] for rank in range(4)]), undisturbed[4])

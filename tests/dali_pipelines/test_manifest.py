@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dali_pipelines.manifest import Manifest
+from dali_pipelines.storage import Location
 
 
 def small(root: str = "/images", **changes) -> Manifest:
@@ -49,7 +50,7 @@ def test_a_saved_manifest_loads_equal(tmp_path):
     manifest.save(tmp_path / "m.arrow")
     loaded = Manifest.load(tmp_path / "m.arrow")
     assert loaded.table.equals(manifest.table)
-    assert (loaded.root, loaded.class_names, loaded.hash) == (manifest.root, manifest.class_names, manifest.hash)
+    assert (loaded.roots, loaded.class_names, loaded.hash) == (manifest.roots, manifest.class_names, manifest.hash)
     assert [path.name for path in tmp_path.iterdir()] == ["m.arrow"]
 
 
@@ -75,10 +76,82 @@ def test_the_hash_ignores_the_root():
         {"captions": [["onet", "wo"], [], ["three"]]},
         {"captions": [["one"], ["two"], ["three"]]},
         {"class_names": ["cat", "wolf"]},
+        {"domains": [0, 1, 1], "domain_names": ["photo", "sketch"]},
+        {"offsets": [0, 512, 0], "lengths": [-1, 20, -1]},
     ],
 )
 def test_the_hash_notices_any_other_change(changes):
     assert small(**changes).hash != small().hash
+
+
+def in_shard() -> Manifest:
+    """Two images in a remote tar file."""
+    return Manifest.from_columns(
+        "s3://bucket/shards",
+        paths=["a.tar", "a.tar"],
+        sizes=[(9, 9), (8, 8)],
+        labels=[0, 1],
+        captions=[["four"], []],
+        class_names=["dog", "yak"],
+        domains=[0, -1],
+        domain_names=["sketch"],
+        offsets=[512, 2048],
+        lengths=[100, 200],
+        keys=["a.tar/0.jpg", "a.tar/1.jpg"],
+    )
+
+
+def test_places_of_images():
+    together = Manifest.concatenate([small(), in_shard()])
+    assert together.locations([4, 0]) == [
+        Location("s3://bucket/shards/a.tar", 2048, 200),
+        Location("/images/a.jpg", 0, -1),
+    ]
+    assert together.in_files.tolist() == [True, True, True, False, False]
+    assert [together.key(row) for row in (3, 0)] == ["a.tar/0.jpg", "/images/a.jpg"]
+
+
+def test_a_part_of_a_local_file_is_no_whole_file():
+    manifest = small(offsets=[0, 512, 0], lengths=[-1, 20, -1])
+    assert manifest.in_files.tolist() == [True, False, True]
+
+
+def test_sources_are_united_by_name():
+    first = small(domains=[0, 1, 0], domain_names=["photo", "sketch"])
+    together = Manifest.concatenate([first, in_shard()], shares=[3, 1])
+    assert together.class_names == ("cat", "dog", "yak")
+    assert together.labels.tolist() == [1, 0, -1, 1, 2]
+    assert together.domain_names == ("photo", "sketch")
+    assert together.domains.tolist() == [0, 1, 0, 1, -1]
+    assert together.sources.tolist() == [0, 0, 0, 1, 1]
+    assert together.shares == (3, 1)
+    assert together.roots == ("/images", "s3://bucket/shards")
+    assert together.files([2, 3]) == ["/images/d.gif", "s3://bucket/shards/a.tar"]
+    assert together.captions(3) == ["four"]
+
+
+def test_one_folder_in_two_sources_is_one_root():
+    together = Manifest.concatenate([small(), small(class_names=["dog", "cat"])])
+    assert together.roots == ("/images",)
+    assert together.class_names == ("cat", "dog")
+    assert together.labels.tolist() == [1, 0, -1, 0, 1, -1]
+
+
+def test_a_saved_mixture_loads_equal(tmp_path):
+    together = Manifest.concatenate([small(), in_shard()], shares=[3, 1])
+    together.save(tmp_path / "m.arrow")
+    loaded = Manifest.load(tmp_path / "m.arrow")
+    for name in ("roots", "class_names", "domain_names", "shares", "hash"):
+        assert getattr(loaded, name) == getattr(together, name), name
+    assert loaded.locations([3]) == together.locations([3])
+    assert loaded.table.equals(together.table)
+
+
+def test_labels_can_be_numbered_by_more_names():
+    renumbered = small().with_class_names(["ant", "dog", "cat"])
+    assert renumbered.labels.tolist() == [1, 2, -1]
+    with pytest.raises(KeyError, match="cat"):
+        small().with_class_names(["ant", "dog"])
 
 
 OPEN_A_MILLION = """
@@ -109,3 +182,13 @@ def test_a_million_rows_open_fast(tmp_path):
     seconds, megabytes = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert seconds < 2
     assert megabytes < 500
+
+
+def test_captions_lie_one_after_another_between_bounds():
+    captions = [["a", "b"], [], ["c"]]
+    manifest = Manifest.from_columns("/data", paths=["1", "2", "3"], sizes=[(1, 1)] * 3, captions=captions)
+    bounds, texts = manifest.caption_bounds, manifest.caption_texts.to_pylist()
+    assert [texts[bounds[row] : bounds[row + 1]] for row in range(3)] == captions
+    chosen = manifest.select([2, 0])
+    assert (chosen.caption_bounds.tolist(), chosen.caption_texts.to_pylist()) == ([0, 1, 3], ["c", "a", "b"])
+    assert manifest.num_captions == 3

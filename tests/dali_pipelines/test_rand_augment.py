@@ -1,4 +1,7 @@
-"""RandAugment's parameters against timm's own tables, and each operation's pixels against timm on Pillow images."""
+"""RandAugment's parameters against timm's own tables, and each operation's pixels against timm on Pillow images.
+
+A CPU's operations give timm's pixels. A GPU's, which are graph nodes that run here on the CPU, come near them.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ from nvidia.dali import fn, pipeline_def
 from PIL import Image
 from timm.data import auto_augment
 
-from dali_pipelines import graphs
-from dali_pipelines.rand_augment import DRAWS_PER_OP, OPERATIONS, Kind, apply_ops, draw_ops
+from dali_pipelines import graph_operations, pillow_operations
+from dali_pipelines.rand_augment import DRAWS_PER_OP, OPERATIONS, DrawnOps, Kind, apply_ops, draw_ops, fill_color
 from dali_pipelines.transforms import Preprocess, RandAugment
 
 NAMES = [operation.name for operation in OPERATIONS]
-FILL = tuple(graphs.fill_color(Preprocess()))
+FILL = fill_color(Preprocess())
 SIDE = 160
 
 
@@ -39,7 +42,7 @@ def timm_image(
     increasing: bool,
     image: Image.Image,
     monkeypatch,
-    resample: Image.Resampling = Image.Resampling.BILINEAR,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
     monkeypatch.setattr(random, "random", lambda: 0.9 if sign < 0 else 0.1)  # timm negates above 0.5
     name = timm_name(name, increasing)
@@ -53,57 +56,83 @@ def timm_image(
 
 @pipeline_def(batch_size=64, num_threads=1, device_id=None, prefetch_queue_depth=1, enable_conditionals=True)
 def operations_pipeline(inputs):
-    images, kind, amount, matrix, kernel = fn.external_source(source=lambda: inputs, num_outputs=5, batch=True)
+    images, *drawn = fn.external_source(source=lambda: inputs, num_outputs=4, batch=True)
     images = fn.reshape(images, layout="HWC")
-    return graphs.rand_augment_op(images, kind, amount, matrix, kernel, fill=FILL, on_gpu=False)
+    return graph_operations.rand_augment_op(images, *drawn, fill=FILL, on_gpu=False)
 
 
-def dali_images(images: list[Image.Image], drawn) -> list[np.ndarray]:
-    inputs = [[np.array(image) for image in images], drawn.kind, drawn.amount, drawn.matrix, drawn.kernel]
+def node_images(images: list[Image.Image], drawn: DrawnOps) -> list[np.ndarray]:
+    """What a GPU's operations make of the images."""
+    inputs = [[np.array(image) for image in images], drawn.kind, drawn.amount, drawn.matrix]
     pipeline = operations_pipeline(inputs)
     pipeline.build()
     (output,) = pipeline.run()
     return [np.array(output.at(number)).astype(int) for number in range(len(images))]
 
 
+def cpu_images(
+    images: list[Image.Image], drawn: DrawnOps, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> list[np.ndarray]:
+    """What a CPU's operations make of the images."""
+    each = zip(images, drawn.kind, drawn.amount, drawn.matrix, strict=True)
+    return [
+        pillow_operations.rand_augment_op(
+            np.array(image), Kind(kind), amount.item(), matrix, fill=FILL, resampling=resampling
+        ).astype(int)
+        for image, kind, amount, matrix in each
+    ]
+
+
+LEVELS = [(magnitude, sign) for magnitude in (0.0, 3.3, 9.0, 10.0) for sign in (-1.0, 1.0)]
+
+
+def levels_of(name: str, photos: list[Image.Image], increasing: bool) -> tuple[list[Image.Image], DrawnOps]:
+    """A photograph for each of LEVELS, and the operation at that level."""
+    images = [photos[number % 2].resize((SIDE, SIDE)) for number in range(len(LEVELS))]
+    magnitudes, signs = np.array(LEVELS).T
+    index = np.full(len(LEVELS), NAMES.index(name))
+    return images, apply_ops(index, magnitudes / 10, signs, increasing=increasing, image_size=SIDE)
+
+
+@pytest.mark.parametrize("resampling", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+@pytest.mark.parametrize("increasing", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cpus_pixels_are_timms(name, increasing, resampling, photos, monkeypatch):
+    images, drawn = levels_of(name, photos, increasing)
+    for (magnitude, sign), image, ours in zip(LEVELS, images, cpu_images(images, drawn, resampling), strict=True):
+        theirs = np.array(timm_image(name, magnitude, sign, increasing, image, monkeypatch, resampling)).astype(int)
+        difference = np.abs(ours - theirs)
+        # Numbers are float32 here and float64 there: a rounding may fall to the other side, once in some thousands.
+        assert difference.max() <= 1, (magnitude, sign)
+        assert (difference > 0).mean() < 1e-3, (magnitude, sign)
+
+
 # Mean and 99th percentile of the difference in steps of 0..255, inside a border of two pixels. DALI rounds where Pillow
-# truncates, which is half a step on average; the edges of warped images, where DALI blends, are in the last percent.
-TOLERANCE = {"warp": (0.8, 1), "pixel": (0.6, 2)}
+# truncates, which is half a step on average; of warps, `graph_operations` says how they differ.
+TOLERANCE = {"warp": (4, 40), "pixel": (0.6, 2)}
 
 
 @pytest.mark.parametrize("increasing", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_pixels_are_timms_within_the_tolerance(name, increasing, photos, monkeypatch):
-    levels = [(magnitude, sign) for magnitude in (0.0, 3.3, 9.0, 10.0) for sign in (-1.0, 1.0)]
-    images = [photos[number % 2].resize((SIDE, SIDE)) for number in range(len(levels))]
-    magnitudes, signs = np.array(levels).T
-    index = np.full(len(levels), NAMES.index(name))
-    drawn = apply_ops(index, magnitudes / 10, signs, increasing=increasing, image_size=SIDE)
+def test_a_gpus_pixels_are_timms_within_the_tolerance(name, increasing, photos, monkeypatch):
+    images, drawn = levels_of(name, photos, increasing)
     mean, percentile = TOLERANCE["warp" if drawn.kind[0] == Kind.WARP else "pixel"]
-    for (magnitude, sign), image, ours in zip(levels, images, dali_images(images, drawn), strict=True):
+    for (magnitude, sign), image, ours in zip(LEVELS, images, node_images(images, drawn), strict=True):
         theirs = np.array(timm_image(name, magnitude, sign, increasing, image, monkeypatch)).astype(int)
         difference = np.abs(ours - theirs)[2:-2, 2:-2]
         assert difference.mean() < mean, (magnitude, sign)
         assert np.percentile(difference, 99) <= percentile, (magnitude, sign)
 
 
-@pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY"])
-def test_linear_warps_stay_near_timms_bicubic_ones(name, photos, monkeypatch):
-    image = photos[0].resize((SIDE, SIDE))
-    drawn = apply_ops(np.array([NAMES.index(name)]), np.array([0.9]), np.ones(1), increasing=True, image_size=SIDE)
-    (ours,) = dali_images([image], drawn)
-    theirs = np.array(timm_image(name, 9.0, 1.0, True, image, monkeypatch, Image.Resampling.BICUBIC)).astype(int)
-    assert 0.5 < np.abs(ours - theirs).mean() < 4
-
-
-def test_a_flat_image_survives_every_operation():
-    flat = [Image.new("RGB", (SIDE, SIDE), (90, 90, 90))] * len(NAMES)
+@pytest.mark.parametrize("made_by", [node_images, cpu_images])
+def test_a_flat_image_survives_every_operation(made_by):
+    flat = [Image.new("RGB", (SIDE, SIDE), FILL)] * len(NAMES)
     drawn = apply_ops(
         np.arange(len(NAMES)), np.zeros(len(NAMES)), np.ones(len(NAMES)), increasing=True, image_size=SIDE
     )
-    for name, image in zip(NAMES, dali_images(flat, drawn), strict=True):
+    for name, image in zip(NAMES, made_by(flat, drawn), strict=True):
         if name not in ("Invert", "Posterize", "Equalize"):
-            np.testing.assert_array_equal(image, 90, err_msg=name)
+            np.testing.assert_array_equal(image, np.broadcast_to(FILL, image.shape), err_msg=name)
 
 
 def uniforms(num: int, num_ops: int = 2) -> np.ndarray:

@@ -15,8 +15,8 @@ import yaml
 
 import trainer
 from trainer import events
+from trainer.data_sources import read_source
 from trainer.job_dir import JobDir
-from trainer.preflight import read_source
 from trainer.spec import ImageFolderSource
 
 RUN = Path(trainer.__file__).with_name("run.py")

@@ -29,11 +29,12 @@ def test_shipped_files_are_filled_from_the_spec(path):
     assert config["train_batch_size"] == 64
     assert config["train_micro_batch_size_per_gpu"] == 8
     assert config["gradient_accumulation_steps"] == 4
-    assert config["gradient_clipping"] == 1.5
+    stage = int(path.stem[4])
+    assert config["gradient_clipping"] == (1.5 if stage else 0.0)  # at stage 0 the optimizer clips
     assert config["torch_autocast"]["enabled"] is True
     assert config["bf16"]["enabled"] is config["fp16"]["enabled"] is False
     assert '"auto"' not in json.dumps(config)
-    assert DeepSpeedZeroConfig(**config["zero_optimization"]).stage == int(path.stem[4])
+    assert DeepSpeedZeroConfig(**config["zero_optimization"]).stage == stage
 
 
 @pytest.mark.parametrize(
@@ -84,4 +85,20 @@ def test_a_missing_file_is_refused():
 @pytest.mark.parametrize(("precision", "stage"), [("bf16", 1), ("fp16", 1), ("amp_bf16", 0), ("fp32", 0)])
 def test_low_precision_stage_0_runs_as_stage_1(precision, stage):
     config = build_config(spec_with(zero_stage=0, precision=precision), world_size=1, micro_size=8)
+    assert config["zero_optimization"]["stage"] == stage
+
+
+@pytest.mark.parametrize(
+    ("parallel", "world_size", "stage"),
+    [
+        ({"zero_stage": 1}, 1, 0),
+        ({"zero_stage": 2, "precision": "fp32"}, 1, 0),
+        ({"zero_stage": 2, "precision": "bf16"}, 1, 2),
+        ({"zero_stage": 2}, 2, 2),
+        ({"zero_stage": 3}, 1, 3),
+        ({"zero_stage": 1, "offload_optimizer": "cpu"}, 1, 1),
+    ],
+)
+def test_a_single_device_shards_nothing(parallel, world_size, stage):
+    config = build_config(spec_with(**parallel), world_size=world_size, micro_size=8)
     assert config["zero_optimization"]["stage"] == stage

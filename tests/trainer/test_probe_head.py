@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dali_pipelines.manifest import Manifest
-from trainer import preflight
+from trainer import data_sources
 from trainer.errors import UnusableDataError
 from trainer.models import clip_classifier, load_clip
 from trainer.probe_head import head_inputs, held_out_rows, init_probe_head
@@ -15,7 +15,7 @@ from trainer.spec import ImageFolderSource, ModelSpec
 
 
 def manifest_of(folder) -> Manifest:
-    manifest, _ = preflight.read_source(
+    manifest, _ = data_sources.read_source(
         ImageFolderSource(path=str(folder)), on_bad_sample="fail", exif="ignore", num_threads=1
     )
     return manifest

@@ -12,7 +12,7 @@ from torch import Tensor
 from dali_pipelines.loader import Batch
 from dali_pipelines.manifest import Manifest
 from trainer.errors import UnusableDataError
-from trainer.evaluation.metrics import accuracy_metrics, probability_metrics
+from trainer.evaluation.metrics import accuracy_metrics, domain_metrics, probability_metrics
 from trainer.evaluation.outcomes import Outcomes, pack, packed_width, unpack
 from trainer.evaluation.passes import Encoded, Model, Pass, over_dataset
 from trainer.evaluation.protocol import Protocol, aligned, subset_mask
@@ -41,17 +41,19 @@ class _Question:
         logits_bc = self.scorer.logits(encoded)
         return logits_bc if self.excluded_c is None else logits_bc.masked_fill(self.excluded_c, -torch.inf)
 
-    def answer(self, outcomes: Outcomes, dataset: str) -> Result:
+    def answer(self, outcomes: Outcomes, manifest: Manifest, dataset: str) -> Result:
         """The metrics of what came out."""
         task, names = self.scorer.task, self.scorer.class_names
         metrics, per_class = accuracy_metrics(outcomes, names)
+        by_domain, per_domain = domain_metrics(outcomes, manifest.domains[outcomes.rows], manifest.domain_names)
+        metrics |= by_domain
         if task in ("linear_probe", "knn"):
             metrics = {f"{task}_{name}": value for name, value in metrics.items()}
         if self.scorer.has_probabilities:
             metrics |= probability_metrics(outcomes)
         if self.subset_c is not None:
             per_class = [row for row, wanted in zip(per_class, self.subset_c, strict=True) if wanted]
-        return Result(dataset, task, len(outcomes.labels), metrics, per_class, outcomes, names)
+        return Result(dataset, task, len(outcomes.labels), metrics, per_class, per_domain, outcomes, names)
 
 
 def classify(
@@ -85,7 +87,7 @@ def classify(
     columns = packed_nw.split([packed_width(top_k) for top_k in top_ks], dim=1)
     rows = kept[part_rows]
     return [
-        question.answer(unpack(packed, rows=rows, labels_n=question.labels_n[rows]), dataset)
+        question.answer(unpack(packed, rows=rows, labels_n=question.labels_n[rows]), manifest, dataset)
         for question, packed in zip(questions, columns, strict=True)
     ]
 

@@ -75,7 +75,13 @@ def _measure(
     results: list[Result] = []
     for name, manifest in manifests.items():
         results += evaluate_on(
-            model, manifest, run, dataset=name, templates=request.templates, protocol=request.protocol, bank=bank
+            model,
+            manifest,
+            run,
+            dataset=name,
+            templates=request.templates_of(name),
+            protocol=request.protocol,
+            bank=bank,
         )
     return results
 

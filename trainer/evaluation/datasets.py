@@ -76,7 +76,7 @@ def evaluate_dataset(
         UnusableSpecError: the class subset names classes that there are not.
         NonFiniteOutputError: the model's output is not a number.
     """
-    run = Pass(device, rank, world_size, batch_size, num_threads, on_bad_sample, precision)
+    run = Pass(device, rank, world_size, batch_size, num_threads, on_bad_sample, precision=precision)
     return evaluate_on(model, manifest, run, dataset=dataset, templates=templates, protocol=protocol, bank=bank)
 
 

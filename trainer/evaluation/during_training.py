@@ -4,10 +4,11 @@ with the starting weights."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from trainer import events
+from trainer.data_sources import open_cache
 from trainer.errors import UnusableSpecError
 from trainer.evaluation.bank import FeatureBank, feature_bank
 from trainer.evaluation.datasets import evaluate_on
@@ -18,6 +19,8 @@ from trainer.models import ClassifierModel, ClipModel
 from trainer.prompts import expand_templates
 from trainer.reporting import Reporter
 from trainer.setup import Run
+from trainer.spec import JobSpec
+from trainer.spec.sources import own_templates
 from trainer.spec_checks.metrics import Task, metric_named
 from trainer.weights import Which, gather_weights
 from trainer.wise_ft_run import RunLine
@@ -101,6 +104,7 @@ def evaluate_run(run: Run, *, step: int, reporter: Reporter) -> Scores:
         for result in results:
             reporter.write(_event(result, step=step, weights=kind))
         found[kind] = flat_metrics(results)
+    run.bad_samples.report(reporter)
     _refuse_unmeasured(run.spec.checkpoint.metric, found["raw"], tasks=protocol.tasks or ())
     return Scores(step=step, **found)
 
@@ -142,6 +146,7 @@ def evaluate_model(run: Run, model: ClipModel | ClassifierModel, *, protocol: Pr
         batch_size=run.spec.evaluation.batch_size,
         num_threads=run.spec.data.decoder.num_threads,
         on_bad_sample=run.spec.data.on_bad_sample,
+        cache=open_cache(run.spec.data.cache, trust_copies=True),
         precision="amp_bf16" if run.device.type == "cuda" and run.spec.parallel.precision != "fp32" else "fp32",
     )
     model.module.to(run.device)
@@ -151,9 +156,9 @@ def evaluate_model(run: Run, model: ClipModel | ClassifierModel, *, protocol: Pr
         results += evaluate_on(
             model,
             run.manifests[name],
-            where,
+            replace(where, tell=run.bad_samples.of(name)),
             dataset=name.removeprefix("evaluate-"),
-            templates=expand_templates(run.spec.data.templates),
+            templates=expand_templates(_templates(run.spec, name)),
             protocol=protocol,
             bank=bank,
         )
@@ -161,12 +166,18 @@ def evaluate_model(run: Run, model: ClipModel | ClassifierModel, *, protocol: Pr
     return results
 
 
+def _templates(spec: JobSpec, name: str) -> tuple[str, ...]:
+    """The templates of one held-out data set: its own, or the job's."""
+    source = spec.data.validation if name == "validation" else spec.data.evaluate[name.removeprefix("evaluate-")]
+    return (source and own_templates(source)) or spec.data.templates
+
+
 def _bank(run: Run, model: ClipModel | ClassifierModel, protocol: Protocol, where: Pass) -> FeatureBank | None:
     """Features of the training data, if a probe is due and there is something to measure it on."""
     labelled = any(run.manifests[name].class_names for name in held_out(run))
     if "linear_probe" not in (protocol.tasks or ()) or not labelled:
         return None
-    return feature_bank(model, run.manifests["train"], where)
+    return feature_bank(model, run.manifests["train"], replace(where, tell=run.bad_samples.of("train")))
 
 
 def _event(result: Result, *, step: int, weights: Kind) -> events.Evaluation:
@@ -178,4 +189,5 @@ def _event(result: Result, *, step: int, weights: Kind) -> events.Evaluation:
         num_samples=result.num_samples,
         metrics=result.metrics,
         per_class=result.per_class,
+        per_domain=result.per_domain,
     )

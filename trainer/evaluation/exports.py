@@ -53,13 +53,14 @@ def export(
         names = request.protocol.classes or _all_class_names(manifests)
         if not isinstance(model, ClipModel) or not names:
             raise UnusableSpecError("--export-text-embeddings needs an image-text model, and data with classes")
-        embeddings_cd = class_embeddings(model, names, request.templates, run).T
+        templates = request.common_templates()
+        embeddings_cd = class_embeddings(model, names, templates, run).T
         if run.rank == 0:
             write_text_embeddings(
                 arguments.export_text_embeddings,
                 embeddings_cd.cpu().numpy(),
                 class_names=names,
-                templates=request.templates,
+                templates=templates,
             )
     if arguments.export_features is not None:
         for name, manifest in manifests.items():

@@ -43,6 +43,27 @@ def accuracy_metrics(outcomes: Outcomes, class_names: Sequence[str]) -> tuple[di
     return metrics, table
 
 
+def domain_metrics(
+    outcomes: Outcomes, domains_n: np.ndarray, domain_names: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """mean_per_domain and worst_domain, and a row a domain that has images: name, num_samples, accuracy.
+
+    The worst domain is what FMoW of WILDS is judged by (https://arxiv.org/abs/2012.07421).
+
+    Args:
+        domains_n: (N,) the domain of each outcome, -1 for none.
+    """
+    table = []
+    for number, name in enumerate(domain_names):
+        correct = outcomes.correct[domains_n == number]
+        if len(correct):
+            table.append({"name": name, "num_samples": len(correct), "accuracy": float(correct.mean())})
+    accuracies = [row["accuracy"] for row in table]
+    if not accuracies:
+        return {}, []
+    return {"mean_per_domain": sum(accuracies) / len(accuracies), "worst_domain": min(accuracies)}, table
+
+
 def probability_metrics(outcomes: Outcomes) -> dict[str, float]:
     """cross_entropy and ece.
 

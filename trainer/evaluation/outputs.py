@@ -17,7 +17,7 @@ from trainer.evaluation.exports import write_predictions
 from trainer.evaluation.metrics import confusion_counts
 from trainer.evaluation.report import write_report
 from trainer.evaluation.request import Request
-from trainer.evaluation.results import MAIN_METRIC, Result, long_table, metrics_table, per_class_table
+from trainer.evaluation.results import MAIN_METRIC, Result, long_table, metrics_table, per_class_table, per_domain_table
 from trainer.evaluation.tables import Table
 from trainer.job_dir import write_json_atomically
 
@@ -43,6 +43,8 @@ def write(
     for table in _shift_tables(results, request, whole=False).values():
         _show(table, title=table.title)
     for result in results:
+        if result.per_domain:
+            _show(per_domain_table(result), title=result.dataset)
         if arguments.per_class and result.per_class:
             _show(per_class_table(result), title=result.dataset)
 
@@ -53,6 +55,7 @@ def _document(results: Sequence[Result], request: Request, arguments: argparse.N
     return {
         "model": request.model.name,
         "templates": list(request.templates),
+        "own_templates": {name: list(templates) for name, templates in request.own_templates.items()},
         "precision": arguments.precision,
         "tta": protocol.views,
         "class_subset": subset if subset in (None, "data") else list(subset),
@@ -91,6 +94,7 @@ def _write_report(
 ) -> None:
     tables = {"results": metrics_table(results)}
     tables |= _shift_tables(results, request)
+    tables |= {f"by-domain-{_slug(result)}": per_domain_table(result) for result in results if result.per_domain}
     drawn = list(tables)
     tables |= {f"classes-{_slug(result)}": per_class_table(result) for result in results if result.per_class}
     write_report(

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dali_pipelines.bad_samples import BadSample
 from dali_pipelines.loader import Batch, EvalLoader
 from dali_pipelines.manifest import Manifest
+from dali_pipelines.storage import Cache
 from dali_pipelines.transforms import Preprocess
 from dali_pipelines.validation import OnBadSample
 from trainer.evaluation.features import inference, over_batches, weight_dtype
@@ -35,6 +37,10 @@ class Pass:
     """Decoder threads a rank; None leaves it to the loader."""
     on_bad_sample: OnBadSample = "fail"
     """What to do with an image that has become unreadable; `skip` leaves it out."""
+    cache: Cache | None = None
+    """Where remote files are kept; None: the machine's own cache."""
+    tell: Callable[[BadSample], None] | None = None
+    """Called with each image that has become unreadable."""
     precision: Literal["fp32", "amp_bf16"] = "fp32"
     """`amp_bf16` computes under bfloat16 autocast."""
 
@@ -62,6 +68,8 @@ def over_dataset(
         device=run.device.index if run.device.type == "cuda" else None,
         num_threads=run.num_threads,
         on_bad_sample=run.on_bad_sample,
+        cache=run.cache,
+        tell=run.tell,
     )
     with inference(model.module):
         return over_batches(compute, loader, world_size=run.world_size)

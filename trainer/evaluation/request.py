@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
+from dali_pipelines.storage import is_url
 from trainer.catalogue import check_model_name, weights_dir
+from trainer.data_sources import own_words
 from trainer.errors import UnusableSpecError
 from trainer.evaluation.protocol import Protocol
 from trainer.models import read_export
+from trainer.named_sources import named_sources, source_from_text
 from trainer.prompts import expand_templates
 from trainer.resolve import read_spec_file, resolve
-from trainer.spec import AnySource, DataSpec, ImageFolderSource, JobSpec, ModelSpec
-from trainer.spec.sources import members
+from trainer.spec import AnySource, DataSource, DataSpec, ImageFolderSource, JobSpec, MixtureSource, ModelSpec
+from trainer.spec.sources import own_templates
 from trainer.spec_checks.metrics import Task
 
 _LEARNING: tuple[Task, ...] = ("linear_probe", "knn")
@@ -35,12 +35,30 @@ class Request:
     train: AnySource | None
     """What linear probe and k-NN learn from."""
     templates: tuple[str, ...]
+    """Prompt templates of the data sets that name none of their own."""
+    own_templates: Mapping[str, tuple[str, ...]]
+    """By data set."""
     exif: Literal["ignore", "apply"]
     class_names: tuple[str, ...] | None
     """Names by label, in place of the data's own."""
     protocol: Protocol
     in_distribution: str | None
     """The data set that the others are shifted from."""
+
+    def templates_of(self, dataset: str) -> tuple[str, ...]:
+        """The prompt templates of one data set."""
+        return self.own_templates.get(dataset, self.templates)
+
+    def common_templates(self) -> tuple[str, ...]:
+        """The prompt templates of all data sets.
+
+        Raises:
+            UnusableSpecError: they have different ones.
+        """
+        found = {self.templates_of(name) for name in self.data}
+        if len(found) > 1:
+            raise UnusableSpecError("the data sets have different templates; name those to use with --templates")
+        return found.pop()
 
 
 def settle(arguments: argparse.Namespace) -> Request:
@@ -53,11 +71,14 @@ def settle(arguments: argparse.Namespace) -> Request:
     spec = None if arguments.spec is None else resolve(spec=read_spec_file(arguments.spec), runnable=False)
     model = _model(arguments, spec)
     stored = read_export(Path(model.name.removeprefix("local-dir:"))) if model.name.startswith("local-dir:") else {}
-    by_folder, by_label = _class_names(arguments.class_names)
-    found = {**_named_data(arguments.data), **_domains(arguments.domains, taken=arguments.data)} or _data_of(spec)
+    by_word, by_label = _class_names(arguments.class_names)
+    found = {
+        **named_sources(arguments.data, option="--data"),
+        **_domains(arguments.domains, taken=arguments.data),
+    } or _data_of(spec)
     if not found:
         raise UnusableSpecError("name data with --data, or a job with validation or evaluation data with --spec")
-    data = {name: _completed(source, by_folder, stored, arguments) for name, source in found.items()}
+    data = {name: _completed(source, by_word, stored, arguments) for name, source in found.items()}
     train = _train_source(arguments, spec)
     if arguments.in_distribution is not None and (arguments.in_distribution not in data or len(data) < 2):
         raise UnusableSpecError(
@@ -66,8 +87,9 @@ def settle(arguments: argparse.Namespace) -> Request:
     return Request(
         model=model,
         data=data,
-        train=None if train is None else _completed(train, by_folder, stored, arguments),
+        train=None if train is None else _completed(train, by_word, stored, arguments),
         templates=_templates(arguments.templates, stored, spec),
+        own_templates=_own_templates(data, arguments),
         exif=arguments.exif or (spec.data.exif if spec else stored.get("preprocess", {}).get("exif", "ignore")),
         class_names=by_label,
         protocol=_protocol(arguments, train=train),
@@ -131,35 +153,8 @@ def _tasks(text: str | None) -> tuple[Task, ...] | None:
 
 def _train_source(arguments: argparse.Namespace, spec: JobSpec | None) -> AnySource | None:
     if arguments.train_data is not None:
-        return _source(arguments.train_data, option="--train-data")
+        return source_from_text(arguments.train_data, option="--train-data")
     return spec.data.train if spec is not None else None
-
-
-def _named_data(arguments: Sequence[str]) -> dict[str, AnySource]:
-    """Data sets by name from `[NAME=]PATH` or `[NAME=]{yaml mapping}`; a path without a name goes by its last part."""
-    data: dict[str, AnySource] = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not equals or not name.replace("-", "_").isidentifier():
-            name, text = "", argument
-        source = _source(text, option=f"--data {argument!r}")
-        name = name or Path(members(source)[0].path).resolve().stem
-        if name in data:
-            raise UnusableSpecError(f"two data sets are called {name!r}; name them with --data NAME=PATH")
-        data[name] = source
-    return data
-
-
-def _source(text: str, *, option: str) -> AnySource:
-    try:
-        value = yaml.safe_load(text) if text.startswith("{") else text
-        source: AnySource = TypeAdapter(AnySource).validate_python(value)
-    except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-        raise UnusableSpecError(f"{option} describes no source: {told}") from None
-    except yaml.YAMLError as error:
-        raise UnusableSpecError(f"{option} is not valid YAML: {error}") from None
-    return source
 
 
 def _domains(root: Path | None, *, taken: Sequence[str]) -> dict[str, AnySource]:
@@ -181,19 +176,53 @@ def _data_of(spec: JobSpec | None) -> dict[str, AnySource]:
     return {**validation_data, **spec.data.evaluate}
 
 
+def _own_templates(data: Mapping[str, AnySource], arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """Templates by data set; those of a job's data sets give way to --templates, those beside it contradict it."""
+    found = {name: templates for name, source in data.items() if (templates := own_templates(source))}
+    if found and arguments.templates:
+        if arguments.data:
+            raise UnusableSpecError(f"--templates and --data {next(iter(found))} both name templates; leave one out")
+        return {}
+    try:
+        return {name: expand_templates(templates) for name, templates in found.items()}
+    except ValueError as error:
+        raise UnusableSpecError(f"templates of a data set: {error}") from None
+
+
 def _completed(
-    source: AnySource, by_folder: Mapping[str, str], stored: Mapping[str, Any], arguments: argparse.Namespace
+    source: AnySource, by_word: Mapping[str, str], stored: Mapping[str, Any], arguments: argparse.Namespace
 ) -> AnySource:
-    """An image folder's names: given ones, or those of the model's training for the folders that are here too."""
-    if not isinstance(source, ImageFolderSource) or not isinstance(source.class_names, dict):
-        return source
-    trained = ((stored.get("spec") or {}).get("data", {}).get("train") or {}).get("class_names")
-    renamed = trained if isinstance(trained, dict) else {}
-    known = {folder: name for folder, name in renamed.items() if (Path(source.path) / folder).is_dir()}
-    update: dict[str, Any] = {"class_names": {**known, **source.class_names, **by_folder}}
+    """The source with names for its classes: given ones, or those of the model's training for the classes that are
+    here too; and with the limit of each class."""
+    if isinstance(source, MixtureSource):
+        parts = tuple(_completed(member, by_word, stored, arguments) for member in source.sources)
+        return source.model_copy(update={"sources": parts})
+    update: dict[str, Any] = {}
+    if isinstance(source.class_names, dict):
+        trained = _trained_names(stored)
+        there = _words(source) if trained else set()
+        known = {word: name for word, name in trained.items() if word in there}
+        update["class_names"] = {**known, **source.class_names, **by_word}
     if arguments.limit_per_class is not None:
         update["limit_per_class"] = arguments.limit_per_class
     return source.model_copy(update=update)
+
+
+def _trained_names(stored: Mapping[str, Any]) -> dict[str, str]:
+    """Names by word that the sources of the model's training give."""
+    trained = (stored.get("spec") or {}).get("data", {}).get("train") or {}
+    parts = trained.get("sources", [trained])
+    renamed = [part["class_names"] for part in parts if isinstance(part.get("class_names"), dict)]
+    return {word: name for names in renamed for word, name in names.items()}
+
+
+def _words(source: DataSource) -> set[str]:
+    """The classes that will be taken, by the data's own words."""
+    if isinstance(source, ImageFolderSource) and not is_url(source.path):
+        there = {path.name for path in Path(source.path).expanduser().glob("*/")}  # without a look at the images
+    else:
+        there = set(own_words(source))
+    return there if source.classes is None else there & set(source.classes)
 
 
 def _class_names(path: Path | None) -> tuple[dict[str, str], tuple[str, ...] | None]:

@@ -32,6 +32,8 @@ class Result:
     metrics: dict[str, float]
     per_class: list[dict[str, Any]] = field(default_factory=list)
     """For classification a row a class: name, num_samples, accuracy (None without samples)."""
+    per_domain: list[dict[str, Any]] = field(default_factory=list)
+    """For classification of data with domains a row a domain that has images: name, num_samples, accuracy."""
     outcomes: Outcomes | None = field(default=None, compare=False, repr=False)
     """What became of each image, for reports; not part of the record."""
     class_names: tuple[str, ...] = field(default=(), compare=False, repr=False)
@@ -44,7 +46,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        names = ("dataset", "task", "num_samples", "metrics", "per_class")
+        names = ("dataset", "task", "num_samples", "metrics", "per_class", "per_domain")
         return {name: getattr(self, name) for name in names}
 
 
@@ -86,6 +88,13 @@ def per_class_table(result: Result) -> Table:
     rows = [(row["name"], row["accuracy"], row["num_samples"]) for row in result.per_class]
     columns = (Column("class"), Column("top-1", "fraction"), Column("images", "integer"))
     return Table(columns, tuple(rows), title=f"{result.dataset}: {result.task} by class")
+
+
+def per_domain_table(result: Result) -> Table:
+    """A row a domain."""
+    rows = [(row["name"], row["accuracy"], row["num_samples"]) for row in result.per_domain]
+    columns = (Column("domain"), Column("top-1", "fraction"), Column("images", "integer"))
+    return Table(columns, tuple(rows), title=f"{result.dataset}: {result.task} by domain")
 
 
 def flat_metrics(results: Sequence[Result]) -> dict[str, float]:

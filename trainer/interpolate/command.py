@@ -104,7 +104,7 @@ def fisher(request: Fisher) -> None:
     settled = settled_data(folder, data=[request.data], templates=request.templates)
     (manifest,) = read_data(settled).values()
     model = fisher_information.differentiable(
-        folder, class_names=manifest.class_names, templates=settled.templates, device=device
+        folder, class_names=manifest.class_names, templates=settled.common_templates(), device=device
     )
     manifest = fisher_information.align_labels(manifest, model)
     manifest = fisher_information.spread(manifest, num_samples=request.num_samples)

@@ -47,7 +47,7 @@ class Judge:
             result
             for name, manifest in self._manifests.items()
             for result in evaluate_on(
-                model, manifest, self._pass, dataset=name, templates=self._settled.templates, protocol=None
+                model, manifest, self._pass, dataset=name, templates=self._settled.templates_of(name), protocol=None
             )
         ]
         return flat_metrics(results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +19,9 @@ from trainer.objectives.distillation import Distillation
 from trainer.objectives.mixing import Mixing
 from trainer.objectives.pairs import PairObjective
 from trainer.objectives.texts import CaptionTexts, PromptTexts, Texts, tokenize_prompts
+from trainer.objectives.token_tables import TokenTables
 from trainer.prompts import expand_templates
-from trainer.spec import ClassPromptsObjective, ContrastiveObjective, DistillationObjective, JobSpec
+from trainer.spec import ClassPromptsObjective, ContrastiveObjective, JobSpec
 
 
 class TrainingObjective(Protocol):
@@ -34,9 +36,17 @@ class TrainingObjective(Protocol):
 
 
 def build_objective(
-    spec: JobSpec, *, model: ClipModel | ClassifierModel, manifest: Manifest, device: torch.device
+    spec: JobSpec,
+    *,
+    model: ClipModel | ClassifierModel,
+    manifest: Manifest,
+    device: torch.device,
+    tables: TokenTables | None = None,
 ) -> TrainingObjective:
     """The objective that `spec.objective` names, over the samples of `manifest`.
+
+    Args:
+        tables: keeps the tokens of captions and prompts; None keeps them in memory.
 
     Raises:
         UnusableDataError: it needs captions or classes that the data do not have.
@@ -47,13 +57,20 @@ def build_objective(
         assert objective.name == "classification"
         return Classification(label_smoothing=objective.label_smoothing, mixing=_mixing(spec))
     assert objective.name != "classification"
+
+    def texts_for(reader: ClipModel) -> Texts:
+        return _texts(spec, model=reader, manifest=manifest, device=device, tables=tables or TokenTables())
+
     if objective.name == "distillation":
-        return _distillation(spec, objective, model=model, manifest=manifest, device=device)
+        needs_texts = objective.towers != "image" or objective.contrastive_weight > 0
+        return Distillation.build(
+            spec, objective, student=model, texts_for=texts_for if needs_texts else None, device=device
+        )
     if objective.loss == "cross_entropy":
         _require_classes(manifest, objective=f"{objective.name} with loss cross_entropy")
-        tokens = tokenize_prompts(model.tokenize, manifest.class_names, expand_templates(spec.data.templates))
-        return ClassCrossEntropy(tokens.to(device), seed=spec.seed)
-    return _pairs(objective, texts=_texts(spec, model=model, manifest=manifest, device=device))
+        tokens = _class_tokens(spec, model=model, manifest=manifest, device=device, tables=tables or TokenTables())
+        return ClassCrossEntropy(tokens, seed=spec.seed)
+    return _pairs(objective, texts=texts_for(model))
 
 
 def _pairs(objective: ContrastiveObjective | ClassPromptsObjective, *, texts: Texts) -> PairObjective:
@@ -61,31 +78,28 @@ def _pairs(objective: ContrastiveObjective | ClassPromptsObjective, *, texts: Te
     return PairObjective(texts, loss=objective.loss, same_class=objective.same_class)
 
 
-def _distillation(
-    spec: JobSpec, objective: DistillationObjective, *, model: ClipModel, manifest: Manifest, device: torch.device
-) -> Distillation:
-    needs_texts = objective.towers != "image" or objective.contrastive_weight > 0
-
-    def texts_for(reader: ClipModel) -> Texts | None:
-        return _texts(spec, model=reader, manifest=manifest, device=device) if needs_texts else None
-
-    return Distillation.build(spec, objective, student=model, texts_for=texts_for, device=device)
-
-
-def _texts(spec: JobSpec, *, model: ClipModel, manifest: Manifest, device: torch.device) -> Texts:
+def _texts(spec: JobSpec, *, model: ClipModel, manifest: Manifest, device: torch.device, tables: TokenTables) -> Texts:
     """Captions where the objective or the data have them, and prompts of the classes otherwise."""
-    has_captions = bool(manifest.captions(0))
-    if spec.objective.name == "class_prompts" or (spec.objective.name == "distillation" and not has_captions):
+    if spec.objective.name == "class_prompts" or (spec.objective.name == "distillation" and not manifest.num_captions):
         _require_classes(manifest, objective=spec.objective.name)
-        templates = expand_templates(spec.data.templates)
-        return PromptTexts(
-            tokenize=model.tokenize, class_names=manifest.class_names, templates=templates, device=device
-        )
-    if not has_captions:
+        return PromptTexts(_class_tokens(spec, model=model, manifest=manifest, device=device, tables=tables))
+    if not manifest.num_captions:
         raise UnusableDataError("objective `contrastive` needs captions; for class folders use `class_prompts`")
-    return CaptionTexts(
-        tokenize=model.tokenize, captions=manifest.captions, labelled=bool(manifest.class_names), device=device
-    )
+    without = np.flatnonzero(np.diff(manifest.caption_bounds) == 0)
+    if len(without):
+        raise UnusableDataError(
+            f"objective `{spec.objective.name}` needs a caption for each image; {len(without)} of the "
+            f"{len(manifest)} training samples have none, such as {manifest.key(int(without[0]))!r}"
+        )
+    return CaptionTexts(manifest, tokenize=model.tokenize, tables=tables, device=device)
+
+
+def _class_tokens(
+    spec: JobSpec, *, model: ClipModel, manifest: Manifest, device: torch.device, tables: TokenTables
+) -> Tensor:
+    """(C, T, L) on the device."""
+    templates = expand_templates(spec.data.templates)
+    return tokenize_prompts(manifest.class_names, templates, tokenize=model.tokenize, tables=tables).to(device)
 
 
 def _require_classes(manifest: Manifest, *, objective: str) -> None:

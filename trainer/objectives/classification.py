@@ -23,7 +23,8 @@ class Classification:
         if not self._mixing.is_on:
             logits = engine(batch.images)  # (B, C)
             return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self._label_smoothing)
-        images, own_share = mix(batch.images, mixing=self._mixing, draw=batch.mix_draw)
+        assert batch.mix_draws is not None
+        images, own_share = mix(batch.images, mixing=self._mixing, draws=batch.mix_draws)
         logits = engine(images).float()
         targets = mixed_targets(
             batch.labels, num_classes=logits.shape[1], own_share=own_share, label_smoothing=self._label_smoothing

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from dali_pipelines.loader import Batch
-
-Tokenize = Callable[[Sequence[str]], Tensor]
+from dali_pipelines.manifest import Manifest
+from trainer.objectives.token_tables import Tokenize, TokenTables
 
 
 class Texts(Protocol):
@@ -32,51 +34,56 @@ class CaptionTexts:
     A sample without a class is the same as no other where the data have classes.
     """
 
-    def __init__(
-        self, *, tokenize: Tokenize, captions: Callable[[int], list[str]], labelled: bool, device: torch.device
-    ) -> None:
-        self._tokenize, self._captions, self._labelled, self._device = tokenize, captions, labelled, device
+    def __init__(self, manifest: Manifest, *, tokenize: Tokenize, tables: TokenTables, device: torch.device) -> None:
+        """Every row of `manifest` has a caption."""
+        self._manifest, self._device = manifest, device
+        self._tokens = tables.table(manifest.caption_texts, tokenize=tokenize)  # (num_captions, L)
 
     def tokens(self, batch: Batch) -> Tensor:
         """(B, L) int64 on the device."""
-        return self._tokenize(self._drawn(batch)).to(self._device, non_blocking=True)
+        drawn = torch.from_numpy(self._tokens[self._drawn(batch)])
+        return drawn.to(self._device, non_blocking=True).long()
 
     def identities(self, batch: Batch) -> Tensor:
         """(B, 1) classes, or (B, 2) captions and images."""
-        if self._labelled:
+        if self._manifest.class_names:
             return batch.labels[:, None]
-        texts = torch.tensor([_number_of_text(text) for text in self._drawn(batch)])
-        return torch.stack([texts, torch.as_tensor(batch.rows)], dim=1).to(self._device)
+        drawn = np.stack([self._numbers[self._drawn(batch)], batch.rows], axis=1)
+        return torch.from_numpy(drawn).to(self._device)
 
-    def _drawn(self, batch: Batch) -> list[str]:
-        captions = (self._captions(row) for row in batch.rows.tolist())
-        return [own[draw % len(own)] for own, draw in zip(captions, batch.text_draws.tolist(), strict=True)]
+    def _drawn(self, batch: Batch) -> np.ndarray:
+        """(B,) places among all captions."""
+        first, end = self._manifest.caption_bounds[batch.rows], self._manifest.caption_bounds[batch.rows + 1]
+        return first + batch.text_draws.astype(np.int64) % (end - first)
+
+    @functools.cached_property
+    def _numbers(self) -> np.ndarray:
+        """A number for each caption, the same for equal ones."""
+        encoded = self._manifest.caption_texts.dictionary_encode().unify_dictionaries()
+        return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks]).astype(np.int64)
 
 
 class PromptTexts:
     """A prompt of each image's class, one template a sample (FLYP, https://arxiv.org/abs/2212.00638)."""
 
-    def __init__(
-        self, *, tokenize: Tokenize, class_names: Sequence[str], templates: Sequence[str], device: torch.device
-    ) -> None:
-        self.class_tokens = tokenize_prompts(tokenize, class_names, templates).to(device)  # (C, T, L)
+    def __init__(self, class_tokens: Tensor) -> None:
+        """`class_tokens` is (C, T, L): every class in every template, on the device."""
+        self._class_tokens = class_tokens
 
     def tokens(self, batch: Batch) -> Tensor:
         """(B, L) int64 on the device."""
-        drawn = torch.as_tensor(batch.text_draws.astype("int64") % self.class_tokens.shape[1])
-        return self.class_tokens[batch.labels, drawn.to(self.class_tokens.device)]
+        drawn = torch.as_tensor(batch.text_draws.astype("int64") % self._class_tokens.shape[1])
+        return self._class_tokens[batch.labels, drawn.to(self._class_tokens.device)]
 
     def identities(self, batch: Batch) -> Tensor:
         """(B, 1): the classes."""
         return batch.labels[:, None]
 
 
-def tokenize_prompts(tokenize: Tokenize, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def tokenize_prompts(
+    class_names: Sequence[str], templates: Sequence[str], *, tokenize: Tokenize, tables: TokenTables
+) -> Tensor:
     """Every class in every template: (C, T, L) int64."""
-    prompts = [template.format(name) for name in class_names for template in templates]
-    return tokenize(prompts).unflatten(0, (len(class_names), len(templates)))
-
-
-def _number_of_text(text: str) -> int:
-    """A number of 63 bits that is the same on every rank and differs between texts."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+    prompts = pa.chunked_array([[template.format(name) for name in class_names for template in templates]], pa.string())
+    tokens = torch.from_numpy(tables.table(prompts, tokenize=tokenize).astype(np.int64))
+    return tokens.unflatten(0, (len(class_names), len(templates)))

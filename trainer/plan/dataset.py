@@ -22,7 +22,8 @@ class TrainingData:
     """The size of the training data, and where it is known from."""
 
     num_train: int | None
-    """Images, before `data.shots` or `data.episode_size` choose among them."""
+    """Images, before `data.shots` or `data.episode_size` choose among them; `data.class_balanced` leaves out those on
+    disk that have no class."""
     num_classes: int | None
     devices: int | None
     """Ranks of the published run, for a recipe whose job names no data of its own."""
@@ -84,7 +85,7 @@ def training_data(spec: JobSpec, *, num_train: int | None, num_classes: int | No
     if listed is not None:
         classes = {name for samples in listed for name in samples.class_names}
         roots = ", ".join(str(samples.root) for samples in listed)
-        known = sum(map(len, listed)), len(classes) or None, roots
+        known = _num_drawn(listed, class_balanced=spec.data.class_balanced), len(classes) or None, roots
     elif published is not None:
         known = published.num_train, published.num_classes, f"{published.name}, as published"
     return TrainingData(
@@ -106,6 +107,18 @@ def _list(spec: JobSpec) -> list[Samples] | None:
     if spec.data.shots is not None and len(listed) == 1 and listed[0].labels is not None:
         _refuse_small_classes(listed[0], shots=spec.data.shots)
     return listed
+
+
+def _num_drawn(listed: list[Samples], *, class_balanced: bool) -> int:
+    """All samples, or those with a class."""
+    if not class_balanced:
+        return sum(map(len, listed))
+    num_labelled = sum(
+        int(np.count_nonzero(np.asarray(samples.labels) >= 0)) for samples in listed if samples.labels is not None
+    )
+    if not num_labelled:
+        raise UnusableDataError("data.class_balanced: there are no samples with a class in the training data")
+    return num_labelled
 
 
 def _refuse_small_classes(samples: Samples, *, shots: int) -> None:

@@ -47,7 +47,8 @@ class DataSpec(Section):
     counts as the training data from there on."""
     episode_size: PositiveInt | None = None
     """Train each epoch on this many samples drawn with replacement, so that an epoch has a length of one's choice (see
-    `itra-episode-rows` in `compat`)."""
+    `itra-episode-rows` in `compat`). With `class_balanced` or a mixture's weights it is the length alone: each class or
+    source is gone through in turn."""
     epoch_end: Literal["drop", "continue"] = "drop"
     """What becomes of samples that fill no whole batch. `drop`: an epoch is floor(N / batch) steps. `continue`: it
     counts ceil(N / batch) steps, and the order runs on into the next epoch (as in FLYP and ITRA)."""
@@ -63,7 +64,8 @@ class DataSpec(Section):
     epochs and class counts stay as the data list them."""
     class_balanced: bool = False
     """Draw every class equally often, whatever its size: a class whose samples run out is gone through again in a new
-    order. Samples without a class are left out."""
+    order. Samples without a class are left out, and an epoch is as many samples as have one. With a mixture's weights,
+    each source divides its share equally among its own classes."""
     shuffle: bool = True
     """Draw a new order for each epoch."""
     augmentation: AugmentationSpec = AugmentationSpec()

@@ -56,7 +56,8 @@ class DomainsSource(Source):
 class ClassListSource(Source):
     """A text file with an image and its class a line, `PATH LABEL`, as mmpretrain and ImageNet's lists have them.
 
-    The label is a number or a word; where a line holds a path only, its first folder is the class (`wnid/file`).
+    The label is a number or a word; it begins after the image's extension, so that paths may hold spaces. Where lines
+    hold a path only, the class is the first folder in which they differ (`wnid/file`).
     """
 
     format: Literal["class_list"] = "class_list"
@@ -93,7 +94,8 @@ class CocoCaptionsSource(Source):
 
     format: Literal["coco_captions"] = "coco_captions"
     images_root: str | None = None
-    """Folder of the images; None: found beside the JSON (`train2017/`, `../train2017/`, ...)."""
+    """Folder of the images; None: found, for `captions_train2017.json`: `train2017/`, `images/train2017/` or `images/`
+    beside the JSON or one folder up, or the JSON's own folder."""
 
 
 class KarpathySource(Source):
@@ -114,10 +116,13 @@ class WebDatasetSource(Source):
 
     format: Literal["webdataset"] = "webdataset"
     caption_key: str | None = None
-    """What holds the caption: an extension, or `json.NAME` for a field of the JSON file; None: `txt` where there is
-    one, else the JSON's `caption`."""
+    """What holds the caption or a list of them: an extension, or `json.NAME` for a field of the JSON file; None: the
+    JSON's list `captions` where there is one, else `txt`, else the JSON's `caption`."""
     label_key: str | None = None
-    """What holds the class: an extension, or `json.NAME`; None: `cls` where there is one."""
+    """What holds the class: an extension, or `json.NAME`; None: `cls` where there is one. Numbers are called by the
+    lines of `classnames.txt` beside the shards or one folder above, where there is one."""
+    domain_key: str | None = None
+    """What holds the sample's domain: an extension, or `json.NAME`; None: there are no domains."""
 
 
 class ParquetSource(Source):
@@ -157,6 +162,9 @@ class HfDatasetSource(Source):
     """Column with the class; None: the one of type `ClassLabel`, if there is one."""
     domain_column: str | None = None
     """Column with the sample's domain; None if there is none."""
+    images_root: str | None = None
+    """Folder that the images lie below where the column holds their paths; None: the data set's folder. Paths outside
+    it are refused."""
 
 
 class TorchvisionSource(Source):
@@ -184,8 +192,9 @@ class TorchvisionSource(Source):
         "StanfordCars",
     ]
     """torchvision's class of the data set; `path` is its `root`."""
-    split: str = "train"
-    """`train`, `test`, `val`, ... as the data set has them."""
+    split: str | None = None
+    """`train`, `test`, `val`, ... as torchvision calls them. None: the training split, `trainval` of FGVCAircraft and
+    OxfordIIITPet; all of Caltech101, EuroSAT and SUN397, which have no splits."""
 
 
 DataSource = Annotated[
@@ -204,7 +213,7 @@ DataSource = Annotated[
 
 _ENDINGS = (
     (r"\.(csv|tsv)$", "csv"),
-    (r"\.tar(\.gz)?$", "webdataset"),
+    (r"\.(tar|tar\.gz|tgz)$", "webdataset"),
     (r"\.(parquet|arrow|feather)$", "parquet"),
     (r"\.txt$", "class_list"),
     (r"dataset_\w+\.json$", "karpathy"),
@@ -233,7 +242,8 @@ class MixtureSource(Section):
     """The sources."""
     weights: tuple[PositiveFloat, ...] | None = None
     """Share of the training samples that comes from each source, in proportion. A source whose samples run out is
-    gone through again in a new order. None: every sample once an epoch."""
+    gone through again in a new order; an epoch is as many samples as there are in all. None: every sample once an
+    epoch. For training only."""
 
 
 def _any_from_value(value: Any) -> Any:
@@ -253,6 +263,11 @@ AnySource = Annotated[
 def members(source: DataSource | MixtureSource) -> tuple[DataSource, ...]:
     """The sources of a mixture; a source alone if it is none."""
     return source.sources if isinstance(source, MixtureSource) else (source,)
+
+
+def own_templates(source: DataSource | MixtureSource) -> tuple[str, ...] | None:
+    """The prompt templates that a source names for itself; a mixture's members name the same."""
+    return members(source)[0].templates
 
 
 def lacks_labels(source: DataSource | MixtureSource) -> bool:

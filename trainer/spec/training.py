@@ -88,7 +88,8 @@ class ParallelSpec(Section):
     """Machines."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
     """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 parameters too
-    (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). Stage 0 in bf16 or fp16 runs as stage 1."""
+    (Rajbhandari et al. 2020, https://arxiv.org/abs/1910.02054). Stage 0 in bf16 or fp16 runs as stage 1. On a single
+    device there is nothing to shard: without offload, stages 1 and 2 in amp_bf16 or fp32 run as stage 0."""
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer state lives; `cpu` needs stage 1 or higher, `nvme` stage 3."""
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"

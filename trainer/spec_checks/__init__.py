@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.spec_checks import data, model, objective, outcome, training
+from trainer.spec_checks import augmentation, data, model, objective, outcome, training
+from trainer.spec_checks.data import check_pairs
 from trainer.spec_checks.metrics import METRICS
 from trainer.spec_checks.objective import problem_without_text_tower
 from trainer.spec_checks.problem import Problem
@@ -16,9 +17,17 @@ from trainer.spec_checks.training import check_divides
 if TYPE_CHECKING:
     from trainer.spec import JobSpec
 
-__all__ = ["CHECKS", "METRICS", "Problem", "check_divides", "problem_without_text_tower", "refuse_impossible"]
+__all__ = [
+    "CHECKS",
+    "METRICS",
+    "Problem",
+    "check_divides",
+    "check_pairs",
+    "problem_without_text_tower",
+    "refuse_impossible",
+]
 
-CHECKS = (*training.CHECKS, *model.CHECKS, *objective.CHECKS, *data.CHECKS, *outcome.CHECKS)
+CHECKS = (*training.CHECKS, *model.CHECKS, *objective.CHECKS, *data.CHECKS, *augmentation.CHECKS, *outcome.CHECKS)
 """Functions from a spec to the problems they find in it."""
 
 

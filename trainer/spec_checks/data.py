@@ -1,4 +1,4 @@
-"""Data, templates and augmentation."""
+"""Data, templates and mixing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trainer import prompts
-from trainer.spec.sources import lacks_labels
+from trainer.spec.sources import lacks_labels, members
 from trainer.spec_checks.problem import Problem
 
+WITHOUT_SPLITS = ("Caltech101", "EuroSAT", "SUN397")
+"""Data sets of torchvision that are one whole."""
+
 if TYPE_CHECKING:
-    from trainer.spec import JobSpec
+    from trainer.spec import AnySource, JobSpec
 
 
 def _data(spec: JobSpec) -> Iterator[Problem]:
-    for name in ("crop_scale", "crop_ratio"):
-        low, high = getattr(spec.data.augmentation, name)
-        if low > high or low <= 0:
-            yield Problem(f"data.augmentation.{name}", [low, high], "give the smallest first, above 0")
     try:
         prompts.expand_templates(spec.data.templates)
     except ValueError as error:
@@ -48,6 +47,26 @@ def _mixing(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(f"data.augmentation.{name}", value, f"has no effect unless {wanted} above 0")
 
 
+def check_pairs(spec: JobSpec, world_size: int) -> Problem | None:
+    """Whether the images of a micro-batch can be mixed in pairs, where they are mixed at all."""
+    batch, augmentation = spec.batch, spec.data.augmentation
+    micro_size = batch.global_size // world_size if batch.micro_size == "auto" else batch.micro_size
+    if micro_size % 2 == 0 or augmentation.mixup == augmentation.cutmix == 0:
+        return None
+    message = "mixup and cutmix mix pairs of images, and a micro-batch of"
+    if batch.micro_size != "auto":
+        message = f"{message} {micro_size} leaves one alone; use an even number"
+        return Problem("batch.micro_size", micro_size, message)
+    message = f"{message} {micro_size} (batch.global_size {batch.global_size} / {world_size} devices) leaves one alone"
+    return Problem("batch.global_size", batch.global_size, f"{message}; use a multiple of {2 * world_size}")
+
+
+def _pairs(spec: JobSpec) -> Iterator[Problem]:
+    devices = spec.parallel.devices  # an odd global batch is odd on any number of devices
+    if problem := check_pairs(spec, 1 if devices == "auto" else devices * spec.parallel.nodes):
+        yield problem
+
+
 def _shots(spec: JobSpec) -> Iterator[Problem]:
     shots, train = spec.data.shots, spec.data.train
     if shots is None or train is None:
@@ -76,4 +95,115 @@ def _episodes(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("data.episode_size", size, message)
 
 
-CHECKS = (_data, _long_texts, _mixing, _shots, _episodes)
+def _shares(spec: JobSpec) -> Iterator[Problem]:
+    """Class balance and a mixture's weights draw from groups of samples by shares, in new orders."""
+    data, weights = spec.data, _weights(spec)
+    asked: dict[str, object] = {"data.class_balanced": True} if data.class_balanced else {}
+    if weights is not None:
+        asked["data.train.weights"] = list(weights)
+    for field, value in asked.items():
+        if not data.shuffle:
+            message = "shares are drawn in new orders, and data.shuffle is off; leave one of both out"
+            yield Problem(field, value, message)
+        if "itra-episode-rows" in spec.compat:
+            message = "`itra-episode-rows` draws from the first samples of the data, whatever they are; leave one out"
+            yield Problem(field, value, message)
+
+
+def _class_balance(spec: JobSpec) -> Iterator[Problem]:
+    data, weights = spec.data, _weights(spec)
+    if not data.class_balanced:
+        return
+    if data.shots is not None and weights is None:
+        message = f"data.shots {data.shots} already takes as many images of each class; leave one of both out"
+        yield Problem("data.class_balanced", True, message)
+    if data.train is None:
+        return
+    lacking = [lacks_labels(member) for member in members(data.train)]
+    if all(lacking) or (weights is not None and any(lacking)):
+        message = "classes can be drawn equally often only where samples have one"
+        mixed = data.train.format == "mixture"
+        where = f"sources.{lacking.index(True)} of the mixture has" if mixed else "data.train has"
+        yield Problem("data.class_balanced", True, f"{message}, and {where} captions only; name a label column")
+
+
+def _weights(spec: JobSpec) -> tuple[float, ...] | None:
+    train = spec.data.train
+    return train.weights if train is not None and train.format == "mixture" else None
+
+
+def _mixture(spec: JobSpec) -> Iterator[Problem]:
+    for field, source in (
+        ("data.train", spec.data.train),
+        ("data.validation", spec.data.validation),
+        *_evaluated(spec),
+    ):
+        if source is None or source.format != "mixture" or source.weights is None:
+            continue
+        if len(source.weights) != len(source.sources):
+            message = f"there are {len(source.weights)} weights for {len(source.sources)} sources; give one for each"
+            yield Problem(f"{field}.weights", list(source.weights), message)
+        if field != "data.train":
+            message = "weights say how often training draws from a source; evaluation takes every sample once"
+            yield Problem(f"{field}.weights", list(source.weights), f"{message}; leave them out")
+
+
+def _sources(spec: JobSpec) -> Iterator[tuple[str, AnySource]]:
+    for field, source in (("data.train", spec.data.train), ("data.validation", spec.data.validation)):
+        if source is not None:
+            yield field, source
+    yield from _evaluated(spec)
+
+
+def _own_templates(spec: JobSpec) -> Iterator[Problem]:
+    """Templates of one source, which zero-shot evaluation takes in place of the job's."""
+    for field, source in _sources(spec):
+        given = [member.templates for member in members(source)]
+        first = f"{field}.sources.0.templates" if source.format == "mixture" else f"{field}.templates"
+        if any(given) and field == "data.train":
+            message = "a source's templates are for evaluating it; training reads data.templates"
+            yield Problem(first, list(given[0] or ()), f"{message}; leave them out")
+        elif any(templates != given[0] for templates in given):
+            message = "a mixture is evaluated as one data set; give all of its sources the same templates, or none"
+            yield Problem(first, list(given[0] or ()), message)
+        elif given[0] is not None:
+            try:
+                prompts.expand_templates(given[0])
+            except ValueError as error:
+                yield Problem(first, list(given[0]), str(error))
+            if spec.objective.name == "classification":
+                message = "templates are for zero-shot evaluation, and a classifier has no text tower; leave them out"
+                yield Problem(first, list(given[0]), message)
+
+
+def _splits(spec: JobSpec) -> Iterator[Problem]:
+    """A split of a table, and the column that names it."""
+    for field, source in _sources(spec):
+        for number, member in enumerate(members(source)):
+            place = f"{field}.sources.{number}" if source.format == "mixture" else field
+            if member.format in ("csv", "parquet") and (member.split is None) != (member.split_column is None):
+                name, other = ("split", "split_column") if member.split_column is None else ("split_column", "split")
+                message = f"says something only together with {other}; give both or neither"
+                yield Problem(f"{place}.{name}", getattr(member, name), message)
+            if member.format == "torchvision" and member.split and member.name in WITHOUT_SPLITS:
+                message = f"{member.name} has no splits; leave it out, and choose with limit_per_class or fraction"
+                yield Problem(f"{place}.split", member.split, message)
+
+
+def _evaluated(spec: JobSpec) -> Iterator[tuple[str, AnySource]]:
+    return ((f"data.evaluate.{name}", source) for name, source in spec.data.evaluate.items())
+
+
+CHECKS = (
+    _data,
+    _long_texts,
+    _mixing,
+    _pairs,
+    _shots,
+    _episodes,
+    _shares,
+    _class_balance,
+    _mixture,
+    _own_templates,
+    _splits,
+)

@@ -33,6 +33,8 @@ _ACCURACIES = {
     "mean_per_class": "mean over classes of each class's accuracy",
     "macro_f1": "mean over the classes that have images of each class's F1",
     "worst_class": "accuracy of the class that has the lowest, among those that have images",
+    "mean_per_domain": "mean over the domains of the data, where they name any, of each one's accuracy",
+    "worst_domain": "accuracy of the domain that has the lowest",
 }
 _RECALLS = {
     **{f"image_to_text_r{k}": f"share of images with a caption of theirs among the first {k}" for k in (1, 5, 10)},

@@ -12,7 +12,7 @@ from trainer.spec.sources import lacks_captions, lacks_labels
 from trainer.spec_checks.problem import Problem
 
 if TYPE_CHECKING:
-    from trainer.spec import AnySource, DistillationObjective, JobSpec, ModelSpec
+    from trainer.spec import AnySource, DataSource, DistillationObjective, JobSpec, ModelSpec
 
 SIZE_FREE_LOSSES = ("rkd", "compress_2q")
 """Distillation losses for which teacher and student embeddings may differ in size."""
@@ -66,13 +66,27 @@ def _captions(spec: JobSpec) -> Iterator[Problem]:
     objective, train = spec.objective, spec.data.train
     if train is None or objective.name != "contrastive" or objective.loss == "cross_entropy":
         return
-    if not lacks_captions(train):
+    for field, member in _members("data.train", train):
+        if not lacks_captions(member):
+            continue
+        if member.format == "csv":
+            yield Problem(f"{field}.caption_column", None, "`contrastive` needs a caption for each image")
+            continue
+        message = f"`contrastive` needs a caption for each image, and the format {member.format!r} has none; use"
+        message += " `class_prompts`, or data with captions"
+        if train.format == "mixture":
+            yield Problem(f"{field}.format", member.format, message)
+        else:
+            yield Problem("objective.name", objective.name, message)
+
+
+def _members(field: str, source: AnySource) -> Iterator[tuple[str, DataSource]]:
+    """The source, or the members of a mixture, each with its field."""
+    if source.format != "mixture":
+        yield field, source
         return
-    if train.format == "csv":
-        yield Problem("data.train.caption_column", None, "`contrastive` needs a caption for each image")
-    else:
-        message = f"`contrastive` needs a caption for each image, and the format {train.format!r} has none; use"
-        yield Problem("objective.name", objective.name, f"{message} `class_prompts`, or data with captions")
+    for number, member in enumerate(source.sources):
+        yield f"{field}.sources.{number}", member
 
 
 def _classes(spec: JobSpec) -> Iterator[Problem]:
@@ -80,13 +94,15 @@ def _classes(spec: JobSpec) -> Iterator[Problem]:
     for field, source in _sources(spec):
         training = field == "data.train"
         needed = objective.name == "classification" or (training and _trains_on_classes(spec))
-        if needed and lacks_labels(source):
+        for place, member in _members(field, source) if needed else ():
+            if not lacks_labels(member):
+                continue
             wanted = f"`{objective.name}`" + (" with this loss" if objective.name == "contrastive" else "")
             message = f"the objective {wanted} needs a class for each image"
-            if source.format == "csv":
-                yield Problem(f"{field}.label_column", None, f"{message}; name the column that holds it")
+            if member.format == "csv":
+                yield Problem(f"{place}.label_column", None, f"{message}; name the column that holds it")
             else:
-                yield Problem(f"{field}.format", source.format, f"{message}, and captions are all that is there")
+                yield Problem(f"{place}.format", member.format, f"{message}, and captions are all that is there")
 
 
 def _trains_on_classes(spec: JobSpec) -> bool:

@@ -113,7 +113,9 @@ class Driver:
         left = 0
         if group is None or _state(group) != "PENDING":
             living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            left = sum(_end_on_node(actor, tag, node) for actor, node in zip(actors, nodes, strict=True) if node in living)
+            left = sum(
+                _end_on_node(actor, tag, node) for actor, node in zip(actors, nodes, strict=True) if node in living
+            )
         if not left:
             for actor in actors:
                 if actor is not None:

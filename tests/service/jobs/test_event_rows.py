@@ -93,6 +93,17 @@ def test_every_kind_of_event_has_words() -> None:
     assert describe(STEP) == "Step 3: loss=0.52, 123.4 images/s"
 
 
+def test_bad_samples_are_told_as_warnings_with_their_count(tmp_path: Path) -> None:
+    bad = events.BadSample(
+        dataset="train", key="a.tar/7.jpg", reason="truncated", action="replaced", num_bad=3, time=50.0
+    )
+    path = write(tmp_path / "events.jsonl", bad)
+    (row,) = to_progress(read_lines(path, 0), job_id="j", offset=0, total_steps=None, now=0.0).events
+    assert (row.level, row.type) == ("warn", "message")
+    assert row.message == "Bad sample in train, replaced: a.tar/7.jpg (truncated); 3 so far"
+    assert row.data["num_bad"] == 3
+
+
 def test_levels_of_messages_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "events.jsonl", events.Message(level="warn", message="slow disk"))
     (row,) = to_progress(read_lines(path, 0), job_id="j", offset=0, total_steps=None, now=0.0).events

@@ -183,7 +183,8 @@ def test_autocast_computes_nearly_the_same(clip, make_manifest, captions, monkey
 
 
 def test_every_metric_is_measured_and_none_without_a_name(clip, make_manifest, labels, captions):
-    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES, captions=captions)
+    places = {"domains": [0, 1] * 5 + [-1], "domain_names": ["photo", "sketch"]}
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES, captions=captions, **places)
     bank = feature_bank(clip, manifest, Pass(CPU))
     tasks = ("zero_shot", "retrieval", "linear_probe", "knn")
     results = run(clip, manifest, protocol=Protocol(tasks=tasks, neighbours=3), bank=bank)
@@ -192,6 +193,28 @@ def test_every_metric_is_measured_and_none_without_a_name(clip, make_manifest, l
     classifier = clip_classifier(clip, class_names=CLASS_NAMES)
     (own,) = run(classifier, manifest)
     assert set(own.metrics) == {name for name, metric in METRICS.items() if "classification" in metric.tasks}
+
+
+def test_results_are_broken_down_by_domain(clip, make_manifest, labels):
+    domains = np.array([0, 1, 1, 0, 1, 2, 0, 1, -1, 0, 2])
+    names = ["photo", "sketch", "clipart", "none of these"]
+    manifest = make_manifest(labels=labels, class_names=CLASS_NAMES, domains=domains, domain_names=names)
+    (result,) = run(clip, manifest)
+    correct = result.outcomes.correct
+    own = [float(correct[domains == number].mean()) for number in range(3)]
+    assert [(row["name"], row["num_samples"]) for row in result.per_domain] == [
+        ("photo", 4),
+        ("sketch", 4),
+        ("clipart", 2),
+    ]
+    assert [row["accuracy"] for row in result.per_domain] == own
+    assert result.metrics["worst_domain"] == min(own)
+    assert result.metrics["mean_per_domain"] == pytest.approx(np.mean(own))
+    (part,) = run(clip, manifest.select([5, 10, 0]))
+    assert [row["num_samples"] for row in part.per_domain] == [1, 2]
+    (without,) = run(clip, make_manifest(labels=labels, class_names=CLASS_NAMES))
+    assert without.per_domain == []
+    assert "worst_domain" not in without.metrics
 
 
 def test_features_of_a_training_set_know_its_own_images(clip, make_manifest, labels):
@@ -302,7 +325,7 @@ def test_the_mirror_images_prediction_counts_as_much(clip, make_manifest, labels
     for path in images_folder.iterdir():
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / path.name)
     manifest = make_manifest(labels=labels, class_names=CLASS_NAMES)
-    mirrored = replace(manifest, root=tmp_path)
+    mirrored = replace(manifest, roots=(str(tmp_path),))
     plain, other = (run(clip, data, protocol=Protocol(top_k=3))[0].outcomes for data in (manifest, mirrored))
     (flipped,) = run(clip, manifest, protocol=Protocol(views="flip", top_k=3))
 

@@ -103,7 +103,7 @@ def test_samples_are_spread_over_the_data(manifest):
 
 def test_true_labels_must_be_there(model, manifest):
     unlabelled = type(manifest).from_columns(
-        manifest.root, paths=manifest.paths[:2], sizes=manifest.sizes[:2], class_names=()
+        manifest.roots[0], paths=manifest.paths[:2], sizes=manifest.sizes[:2], class_names=()
     )
     with pytest.raises(InterpolationError, match="needs a label of each image"):
         diagonal_fisher(model, unlabelled, labels="true", seed=0, device=CPU)

@@ -16,11 +16,12 @@ from trainer.objectives.mixing import Mixing, mix
 NO_MIXING = Mixing(mixup=0, cutmix=0)
 
 
-def batch(labels, *, width=8, mix_draw=0.0):
+def batch(labels, *, width=8):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(len(labels), 3, width, width, generator=generator)
     size = len(labels)
-    return Batch(images, np.arange(size), torch.tensor(labels), np.zeros(size, np.uint32), mix_draw=mix_draw)
+    mix_draws = np.random.default_rng(0).random((size, 5))
+    return Batch(images, np.arange(size), torch.tensor(labels), np.zeros(size, np.uint32), mix_draws=mix_draws)
 
 
 def test_a_fresh_head_of_1000_classes_begins_at_ln_1000():
@@ -38,11 +39,11 @@ def test_mixed_images_meet_mixed_targets():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4))
     labels = [0, 1, 2, 3]
     objective = Classification(label_smoothing=0.0, mixing=Mixing(mixup=1.0, cutmix=0))
-    given = batch(labels, mix_draw=0.37)
+    given = batch(labels)
     loss = objective.loss(model, given)
-    images, share = mix(given.images, mixing=Mixing(mixup=1.0, cutmix=0), draw=0.37)
-    own, other = (F.cross_entropy(model(images), torch.tensor(x)) for x in (labels, labels[::-1]))
-    torch.testing.assert_close(loss, share * own + (1 - share) * other)
+    images, share = mix(given.images, mixing=Mixing(mixup=1.0, cutmix=0), draws=given.mix_draws)
+    own, other = (F.cross_entropy(model(images), torch.tensor(x), reduction="none") for x in (labels, [1, 0, 3, 2]))
+    torch.testing.assert_close(loss, (share * own + (1 - share) * other).mean())
     assert abs((F.cross_entropy(model(given.images), given.labels) - loss).item()) > 0.05
     assert torch.equal(given.images, batch(labels).images)
 

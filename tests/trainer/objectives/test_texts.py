@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 from dali_pipelines.loader import Batch
-from trainer.objectives.texts import CaptionTexts, PromptTexts
+from dali_pipelines.manifest import Manifest
+from trainer.objectives.texts import CaptionTexts, PromptTexts, tokenize_prompts
+from trainer.objectives.token_tables import TokenTables
 
 CPU = torch.device("cpu")
 
@@ -35,21 +37,41 @@ def batch(*, rows=(0, 1, 2), labels=(1, 0, 1), draws=(0, 4, 2**32 - 1)):
 def test_each_sample_meets_a_prompt_of_its_own_class_by_its_own_draw():
     tokenize = Numbering()
     templates = ["a {}.", "one {}.", "the {}."]
-    texts = PromptTexts(tokenize=tokenize, class_names=["cat", "dog"], templates=templates, device=CPU)
+    class_tokens = tokenize_prompts(["cat", "dog"], templates, tokenize=tokenize, tables=TokenTables())
+    assert class_tokens.shape == (2, 3, 1)
+    texts = PromptTexts(class_tokens)
     assert tokenize.read(texts.tokens(batch())) == ["a dog.", "one cat.", "a dog."]
     assert texts.identities(batch()).tolist() == [[1], [0], [1]]
 
 
+CAPTIONS = [["red", "crimson"], ["blue"], ["red"], ["sky", "blue"]]
+
+
 def captions(labelled):
     tokenize = Numbering()
-    by_row = [["red", "crimson"], ["blue"], ["red"], ["sky", "blue"]]
-    return tokenize, CaptionTexts(tokenize=tokenize, captions=by_row.__getitem__, labelled=labelled, device=CPU)
+    manifest = Manifest.from_columns(
+        "/data",
+        paths=[f"{row}.jpg" for row in range(4)],
+        sizes=[(4, 4)] * 4,
+        captions=CAPTIONS,
+        class_names=["a", "b"] if labelled else [],
+    )
+    return tokenize, CaptionTexts(manifest, tokenize=tokenize, tables=TokenTables(), device=CPU)
 
 
 def test_each_image_meets_one_of_its_captions_by_its_own_draw():
     tokenize, texts = captions(labelled=False)
-    seen = batch(rows=(0, 0, 3, 1), labels=(-1,) * 4, draws=(0, 1, 3, 7))
-    assert tokenize.read(texts.tokens(seen)) == ["red", "crimson", "blue", "blue"]
+    seen = batch(rows=(0, 0, 3, 1), labels=(-1,) * 4, draws=(0, 1, 3, 2**32 - 1))
+    tokens = texts.tokens(seen)
+    assert tokenize.read(tokens) == ["red", "crimson", "blue", "blue"]
+    assert tokens.dtype == torch.int64
+
+
+def test_captions_are_tokenised_once_however_often_they_are_drawn():
+    tokenize, texts = captions(labelled=False)
+    for _ in range(3):
+        texts.tokens(batch(rows=(0, 1, 2, 3), labels=(-1,) * 4, draws=(0, 1, 2, 3)))
+    assert len(tokenize.texts) == 6
 
 
 def test_without_classes_samples_are_the_same_by_caption_or_by_image():

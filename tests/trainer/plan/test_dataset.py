@@ -98,3 +98,14 @@ def test_rows_are_images_times_templates():
     assert data_of(spec, num_train=10).prompt_rows(spec) == 30
     captions = job(objective={"name": "contrastive"})
     assert data_of(captions, num_train=10).prompt_rows(captions) is None
+
+
+def test_balanced_classes_count_the_samples_that_have_one(tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption,kind\n1.jpg,one,cat\n2.jpg,two,dog\n3.jpg,three,dog\n")
+    for name in "123":
+        (tmp_path / f"{name}.jpg").touch()
+    captioned = {"format": "csv", "path": str(tmp_path / "a.csv")}
+    both = {"sources": [captioned, {**captioned, "label_column": "kind"}]}
+    contrastive = {"objective": {"name": "contrastive"}}
+    assert data_of(job(**contrastive, data={"train": both})).num_train == 6
+    assert data_of(job(**contrastive, data={"train": both, "class_balanced": True})).num_train == 3

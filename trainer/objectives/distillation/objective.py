@@ -51,10 +51,10 @@ class Distillation:
         objective: DistillationObjective,
         *,
         student: ClipModel,
-        texts_for: Callable[[ClipModel], Texts | None],
+        texts_for: Callable[[ClipModel], Texts] | None,
         device: torch.device,
     ) -> Self:
-        """Load the teacher and make a loss for each tower.
+        """Load the teacher and make a loss for each tower; `texts_for` is None where no texts are read.
 
         Raises:
             ModelError: the teacher cannot be had.
@@ -65,8 +65,8 @@ class Distillation:
             objective,
             teacher=teacher,
             losses={tower: embedding_loss(objective, seed=spec.seed) for tower in towers},
-            student_texts=texts_for(student),
-            teacher_texts=texts_for(teacher.model),
+            student_texts=texts_for and texts_for(student),
+            teacher_texts=texts_for and texts_for(teacher.model),
         )
 
     def loss(self, engine: nn.Module, batch: Batch) -> Tensor:

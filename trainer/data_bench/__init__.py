@@ -1,0 +1,1 @@
+"""What `attune data bench` does: how fast data come, stage by stage, and how fast a model takes them."""
