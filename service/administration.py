@@ -145,4 +145,3 @@ def _check(quotas: dict[str, Any]) -> None:
         value = quotas.get(name)
         if value is not None and value < 0:
             raise InvalidRequest(f"{name} is 0 or more, got {value}", param=name)
-

@@ -2,7 +2,8 @@
 
 A change is a request with a method other than GET, HEAD and OPTIONS that a route takes, but for questions to models.
 Its action is the route's function, `create_job` as `job.create`; its target what the path names or, for something new,
-the id in the answer. The record is stored before the caller gets the answer.
+the id in the answer. The record is stored before the caller gets the answer. What is turned away at the door has no
+route yet, and goes by its method and path.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any, Literal
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.dependencies import QUESTIONS
 from service.redaction import redact
+from service.security import QUESTIONS
 from service.store.records import AuditRecord
 from service.store.store import Store
 
@@ -68,10 +69,12 @@ class _Answer:
     async def note(self, status: int, body: bytes = b"") -> None:
         """Store the record, once."""
         route = self._scope.get("route")
-        if self._noted or route is None or status == 405:
+        turned_away = route is None and status in (401, 403, 429)  # before a route was looked for
+        if self._noted or status == 405 or (route is None and not turned_away):
             return
         self._noted = True
-        record = _record(self._scope, route, status, _read(body))
+        action = action_of(route.name) if route else f"{self._scope['method']} {self._scope['path']}"[:255]
+        record = _record(self._scope, action, status, _read(body))
         store: Store = self._scope["app"].state.store
         try:
             await run_in_threadpool(store.audit.append, record)
@@ -80,7 +83,7 @@ class _Answer:
             logger.exception("not in the audit log: %s", record)
 
 
-def _record(scope: Scope, route: Any, status: int, body: dict[str, Any]) -> AuditRecord:
+def _record(scope: Scope, action: str, status: int, body: dict[str, Any]) -> AuditRecord:
     state, outcome = scope.get("state", {}), _outcome(status)
     caller = state.get("caller")
     named = scope.get("path_params") or {}
@@ -90,7 +93,7 @@ def _record(scope: Scope, route: Any, status: int, body: dict[str, Any]) -> Audi
     return AuditRecord(
         at=time.time(),
         actor=caller.actor if caller else "unknown",
-        action=action_of(route.name),
+        action=action,
         outcome=outcome,
         project_id=caller.project_id if caller else None,
         target=target[:255] if isinstance(target, str) else None,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Depends, Path, Query, Request
 
 from service.errors import InvalidRequest, NotFound
 from service.files.assembling import UploadAssembler
@@ -17,7 +17,7 @@ from service.jobs.planning import Planner
 from service.jobs.promotion import Promotions
 from service.jobs.runner import JobRunner
 from service.metrics import Metrics
-from service.security import Caller, identify
+from service.security import QUESTIONS, Caller
 from service.settings import Settings
 from service.store.records import JobRecord, ModelRecord, Role
 from service.store.store import Store
@@ -46,27 +46,23 @@ ThePromotions = Annotated[Promotions, Depends(_part("promotions"))]
 Closing = Annotated[threading.Event, Depends(_part("closing"))]
 
 
-def _caller(
-    store: TheStore,
-    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
-    openai_project: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Caller:
-    return identify(store, authorization=authorization, project=openai_project)
+async def _caller(request: Request) -> Caller:
+    found: Caller = request.state.caller
+    return found
 
 
 TheCaller = Annotated[Caller, Depends(_caller)]
-"""Who sent the request. Every route but those of health depends on it, for it to be known at all."""
+"""Who sent the request, as `service.doorkeeper` found."""
 
 
 def _allowed_caller(request: Request, caller: TheCaller) -> Caller:
-    reads = request.method in ("GET", "HEAD", "OPTIONS") or request.url.path in _QUESTIONS
+    reads = request.method in ("GET", "HEAD", "OPTIONS") or request.url.path in QUESTIONS
     caller.require(Role.VIEWER if reads else Role.MEMBER)
     return caller
 
 
 AllowedCaller = Depends(_allowed_caller)
 """For whole routers: viewers read and ask models, members do the rest."""
-_QUESTIONS = frozenset({"/v1/zero-shot", "/v1/classify", "/v1/embeddings"})
 
 
 def _admin(caller: TheCaller) -> Caller:
@@ -76,6 +72,15 @@ def _admin(caller: TheCaller) -> Caller:
 
 TheAdmin = Annotated[Caller, Depends(_admin)]
 """A caller who manages their project."""
+
+
+def _operator(caller: TheCaller) -> Caller:
+    caller.require_operator()
+    return caller
+
+
+TheOperator = Annotated[Caller, Depends(_operator)]
+"""A caller who looks after all projects."""
 
 
 def find_job(store: Store, job_id: str, *, project: str) -> JobRecord:

@@ -17,7 +17,6 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 
 from service.errors import AttuneError, InvalidRequest
-from service.security import identify
 from service.settings import Settings
 from service.store.idempotency import IdempotencyRecord
 from service.store.records import new_id
@@ -89,18 +88,13 @@ class ChosenId:
 TheChosenId = Annotated[ChosenId, Depends(ChosenId)]
 
 
-async def _once(
-    request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]
-) -> Response:
+async def _once(request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
     store: Store = request.app.state.store
     settings: Settings = request.app.state.settings
     _check(key)
-    now, headers = time.time(), request.headers
-    caller = await asyncio.to_thread(
-        identify, store, authorization=headers.get("authorization"), project=headers.get("openai-project")
-    )
+    now = time.time()
     asked = IdempotencyRecord(
-        project_id=caller.project_id,
+        project_id=request.state.caller.project_id,
         key=key,
         fingerprint=_fingerprint(request, await request.body()),
         created_at=now,
@@ -154,5 +148,5 @@ def _fingerprint(request: Request, body: bytes) -> str:
 
 
 def _seed(record: IdempotencyRecord) -> str:
-    named = f"{record.project_id}\n{record.key}\n{record.created_at!r}"
+    named = f"{record.project_id}\n{record.key}\n{record.created_at:.3f}"
     return hashlib.sha256(named.encode()).hexdigest()[:24]

@@ -7,11 +7,13 @@ import secrets
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import ClassVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import PayloadTooLarge, error_response
 from service.metrics import Metrics
 
@@ -42,7 +44,48 @@ class RequestIds:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        with logs.about(request_id=request_id):
+            await self.app(scope, receive, send_with_id)
+
+
+class SecurityHeaders:
+    """Tells browsers to take answers for what they are called, and to keep, frame and pass on nothing of them."""
+
+    ALWAYS: ClassVar = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "x-frame-options": "DENY",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "no-store",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    }
+    OF_PAGES = (
+        "default-src 'none'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'self' "
+        "'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; font-src https://fonts.gstatic.com; "
+        "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; worker-src blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    """`/docs` and `/redoc` load their scripts from a content network."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.ALWAYS.items():
+                    headers.setdefault(name, value)  # a route may know better how long its answer keeps
+                if headers.get("content-type", "").startswith("text/html"):
+                    headers["content-security-policy"] = self.OF_PAGES
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 class BodyLimit:

@@ -14,9 +14,10 @@ HIDDEN = "[hidden]"
 MIN_SECRET_LENGTH = 8
 """A shorter value of a variable would turn up in innocent text."""
 
-_SECRET_NAME = (
-    r"(?:[A-Za-z0-9]+[_.-])*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|credentials?"
-    r"|private[_-]?key|authorization|secrets)(?:[_-](?:key|id))?"
+# What a longer name ends with; a pattern for its beginning would be slow on long text.
+_SECRET_WORD = (
+    r"(?:password|passwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]?id)?|credentials?|private[_-]?key|secrets"
+    r"|secret[_-]key|account[_-]?key)"
 )
 _PATTERNS = (
     # Attune's own keys and webhook secrets, and those of the services that data and models come from.
@@ -27,24 +28,29 @@ _PATTERNS = (
     (re.compile(r"\b(Bearer)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?\w+)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     # scheme://user:password@host
-    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@'\"]*):[^\s/@'\"]+@"), rf"\1:{HIDDEN}@"),
+    (re.compile(r"(\b[a-zA-Z][a-zA-Z0-9+.-]{0,30}://[^\s/:@'\"]{0,200}):[^\s/@'\"]{1,500}@"), rf"\1:{HIDDEN}@"),
     # ?X-Amz-Signature=..., &sig=...
     (
         re.compile(
             r"([?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig"
-            rf"|key|code|{_SECRET_NAME})=)[^&\s'\"<>]+",
+            rf"|key|code|{_SECRET_WORD})=)[^&\s'\"<>]+",
             re.IGNORECASE,
         ),
         rf"\1{HIDDEN}",
     ),
     # NAME=value, "name": "value", name: value
     (
-        re.compile(rf"(\b{_SECRET_NAME}['\"]?\s*[=:]\s*)(\"[^\"]{{4,}}\"|'[^']{{4,}}'|[^\s,;'\"\[\]{{}}&]{{6,}})", re.I),
+        re.compile(
+            rf"((?<![A-Za-z0-9]){_SECRET_WORD}['\"]?\s*[=:]\s*)(\"[^\"]{{4,}}\"|'[^']{{4,}}'|[^\s,;'\"\[\]{{}}&]{{6,}})",
+            re.I,
+        ),
         rf"\1{HIDDEN}",
     ),
 )
-_SECRET_VARIABLE = re.compile(r"(?:PASSWORD|PASSWD|SECRET|TOKEN(?!IZ)|CREDENTIALS?|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)", re.I)
-_SECRET_FIELD = re.compile(_SECRET_NAME, re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(
+    r"(?:PASSWORD|PASSWD|SECRET|TOKEN(?!IZ)|CREDENTIALS?|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)", re.I
+)
+_SECRET_FIELD = re.compile(rf"(?:^|[_.-])(?:{_SECRET_WORD}|authorization)$", re.IGNORECASE)
 
 
 def secrets_in(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -81,6 +87,6 @@ def redact_values(value: Any) -> Any:
 
 
 def _redact_field(name: str, value: Any) -> Any:
-    if isinstance(value, str) and value and _SECRET_FIELD.fullmatch(name):
+    if isinstance(value, str) and value and _SECRET_FIELD.search(name):
         return HIDDEN
     return redact_values(value)

@@ -17,6 +17,8 @@ from service.store.records import DEFAULT_PROJECT, ApiKeyRecord, Role, new_id
 from service.store.store import Store
 
 KEY_PREFIX = "ak-"
+QUESTIONS = frozenset({"/v1/zero-shot", "/v1/classify", "/v1/embeddings", "/v1/fine_tuning/estimate"})
+"""Paths to which a POST changes nothing, so that viewers may ask."""
 _RANK = {Role.VIEWER: 0, Role.MEMBER: 1, Role.ADMIN: 2}
 
 

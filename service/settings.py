@@ -86,14 +86,43 @@ class Settings(BaseSettings):
     stream_poll_s: PositiveFloat = 0.25
     """Seconds between looks for news on an event or log stream."""
 
+    engine: Literal["local", "ray", "slurm"] = "local"
+    """What runs jobs: this machine, a Ray cluster or Slurm. The others need `data_dir` on a file system that all
+    machines see at the same path; docs/distributed.md says how to bring them up."""
+    ray_address: str = "127.0.0.1:6379"
+    """`HOST:PORT` of the Ray cluster's head. A Ray node must run on this machine too."""
+    ray_namespace: str = "attune"
+    """Ray namespace of this service's actors; services with databases of their own need names of their own."""
+    ray_token_file: Path | None = None
+    """File with the Ray cluster's token; None: what RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN says. There must be one."""
+    ray_lost_after_s: PositiveFloat = 60.0
+    """Seconds without an answer from the Ray cluster after which its runs count as lost and go on elsewhere."""
+    slurm_partition: str | None = None
+    """Slurm partition for jobs; None: Slurm's default."""
+    slurm_account: str | None = None
+    """Slurm account for jobs; None: the user's default."""
+    slurm_arguments: Words = ()
+    """Further arguments for `sbatch`, with spaces or commas between, such as `--qos=long --time=24:00:00`."""
+    slurm_python: str | None = None
+    """Python interpreter on the Slurm nodes, with Attune installed; None: this service's own path."""
     cpu_slots: PositiveInt | None = None
-    """Processes that jobs may occupy at once on a machine without GPUs; None: one a core."""
+    """Processes that jobs may occupy at once on each machine without GPUs; None: one a core."""
     poll_interval_s: PositiveFloat = 0.5
     """Seconds between two looks at running jobs."""
     cancel_grace_s: NonNegativeFloat = 30.0
     """Seconds between asking the processes of a cancelled or paused job to stop and killing them."""
     max_crashes_without_progress: PositiveInt = 3
     """Attempts in a row that may crash without a new checkpoint before the job counts as failed."""
+    retry_rules: Path | None = None
+    """YAML or JSON file with rules for attempts that fail, which go before the default ones; see
+    docs/job-lifecycle.md."""
+    usage_half_life_s: PositiveFloat = 604_800.0
+    """Seconds after which the devices' time that a project has used counts half in its fair share."""
+    stall_timeout_s: PositiveFloat = 1800.0
+    """Seconds for which a training attempt may tell nothing, neither a step nor anything else, before it is killed and
+    tried again; a job's own `scheduling.stall_timeout_s` goes before it."""
+    stall_timeout_other_stages_s: PositiveFloat = 7200.0
+    """The same while it starts, loads, evaluates or exports, where little is told for long."""
 
     max_file_bytes: PositiveInt = 16 * GIBIBYTE
     """Largest uploaded file, in bytes, whole or in parts."""
@@ -109,6 +138,28 @@ class Settings(BaseSettings):
     """Most bytes that an archive may unpack to for each of its own; photographs hardly shrink."""
     idempotency_lifetime_s: PositiveFloat = 86_400.0
     """Seconds for which the answer to a request with an `Idempotency-Key` is repeated."""
+    webhook_allowed_networks: Words = ()
+    """Private networks that webhooks may lead to, with commas between: `10.0.0.0/8`, `127.0.0.0/8`. Elsewhere they lead
+    only to https:// and public addresses."""
+    webhook_timeout_s: PositiveFloat = 15.0
+    """Seconds for one try to deliver a message."""
+    webhook_first_retry_s: PositiveFloat = 5.0
+    """Seconds until a message is tried again; each further pause is four times as long."""
+    webhook_max_retry_s: PositiveFloat = 21_600.0
+    """Longest pause between two tries, in seconds."""
+    webhook_max_tries: PositiveInt = 12
+    """Tries after which a message has failed; it can be sent again by hand."""
+    webhook_disable_after_s: PositiveFloat = 432_000.0
+    """Seconds of nothing but failures after which a webhook is disabled."""
+    retention_interval_s: PositiveFloat = 600.0
+    """Seconds between two looks for what is to be removed."""
+    retention_checkpoint_days: NonNegativeFloat | None = None
+    """Days after a job's end for which all its checkpoints are kept; then only the best, the latest and promoted ones.
+    None: for ever, unless the project is over its quota."""
+    retention_job_files_days: NonNegativeFloat | None = None
+    """Days after a job's end for which its folder is kept; then only what a registered model needs. None: for ever."""
+    retention_deliveries_days: PositiveFloat = 30.0
+    """Days for which messages to webhooks are kept, to be looked at and sent again."""
     max_estimates: PositiveInt = 2
     """Estimates made at once, each in a process of its own."""
     estimate_timeout_s: PositiveFloat = 120.0
@@ -143,7 +194,7 @@ class Settings(BaseSettings):
     max_prompts: PositiveInt = 100_000
     """Most prompts, class names times templates, in one zero-shot request."""
 
-    @field_validator("data_dir", "weights_dir")
+    @field_validator("data_dir", "weights_dir", "ray_token_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value is not None else None
@@ -152,6 +203,13 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_roots(cls, value: tuple[Path, ...] | None) -> tuple[Path, ...] | None:
         return None if value is None else tuple(root.expanduser().absolute() for root in value)
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ipaddress.ip_network(text)  # its error says what is wrong
+        return value
 
     @property
     def effective_database_url(self) -> str:

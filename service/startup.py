@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from service.launchers.base import EngineRefused, Launcher
+from service.launchers.choice import make_launcher
 from service.settings import Settings, is_loopback
 from service.store import opening
 from service.store.store import Store
@@ -16,6 +18,18 @@ class StartError(Exception):
     """The service cannot start; the text is a sentence that says why."""
 
 
+def open_engine(settings: Settings) -> Launcher:
+    """The engine that runs jobs.
+
+    Raises:
+        StartError: it is not installed, or must not be used as it is set up.
+    """
+    try:
+        return make_launcher(settings)
+    except EngineRefused as error:
+        raise StartError(str(error)) from None
+
+
 def open_store(settings: Settings) -> Store:
     """Make the data folder, open the database and bring its tables up to date.
 
@@ -24,7 +38,7 @@ def open_store(settings: Settings) -> Store:
     """
     _make_folder(settings.jobs_dir)
     try:
-        store = opening.open_store(settings.effective_database_url)
+        store = opening.open_store(settings.effective_database_url, usage_half_life_s=settings.usage_half_life_s)
     except opening.CannotOpen as error:
         raise StartError(f"ATTUNE_DATABASE_URL: {error}" if settings.database_url else str(error)) from None
     if not (is_loopback(settings.host) or settings.allow_unauthenticated or store.keys.any_valid()):

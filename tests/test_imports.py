@@ -48,15 +48,19 @@ SLOW = {"matplotlib", "sklearn", "pandas", "scipy"}
 
 ALLOWED_WITHIN_SERVICE = {
     "settings": {"settings"},
-    "errors": {"errors", "store.records"},
+    "redaction": {"redaction"},
+    "logs": {"logs", "redaction"},
+    "errors": {"errors", "redaction", "store.records"},
     "metrics": {"metrics", "launchers.base", "store"},
-    "store": {"store"},
+    "store": {"store", "redaction"},
     "launchers": {"launchers", "settings", "store.records"},
-    "jobs": {"jobs", "launchers", "store", "settings", "errors", "metrics"},
+    "jobs": {"jobs", "logs", "launchers", "store", "settings", "errors", "metrics"},
+    "sweeps": {"sweeps", "jobs", "files", "launchers", "schemas", "settings", "store"},
+    "webhooks": {"webhooks", "jobs.chores", "settings", "store"},
     "inference": {"inference", "store.records", "settings", "errors", "metrics"},
     "schemas": {"schemas", "store.records"},
     "streams": {"streams", "store", "schemas", "errors"},
-    "middleware": {"middleware", "errors", "metrics"},
+    "middleware": {"middleware", "errors", "logs", "metrics"},
     "client": {"client", "client_errors"},
     "client_errors": {"client_errors"},
 }

@@ -237,10 +237,9 @@ def _recognising_a_full_disk(partial: Path, *, needed: int) -> Iterator[None]:
 
 
 def _bytes_to_save(engine: Any) -> int:
-    """An upper estimate for one rank: its share of fp32 master, two moments and average, plus the module."""
-    total = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
-    sharded = 16 * total // (dist.get_world_size() if engine.zero_optimization_stage() else 1)
-    return sharded + 4 * total // dist.get_world_size()
+    """An upper estimate for one rank: its share of fp32 masters, two moments and the average, and of what is frozen."""
+    sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in engine.module.parameters()]
+    return sum((16 if trains else 4) * count for trains, count in sizes) // dist.get_world_size()
 
 
 def _sync_files(folder: Path) -> None:

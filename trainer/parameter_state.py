@@ -2,7 +2,7 @@
 
     parameters/                 see `trainer.parameter_files`
       master-rank-0.safetensors ...    fp32 weights of what trains
-      exp_avg-, exp_avg_sq-, ema-, start- ...    moments, moving average, L2-SP's start: whatever the optimizer remembers
+      exp_avg-, exp_avg_sq-, ema-, start- ...    moments, moving average, L2-SP's start: what the optimizer remembers
       scalars-rank-0.safetensors       `step/NAME` and the like
       frozen-rank-0.safetensors ...    what does not train
       buffers-rank-0.safetensors       running averages and the like, as rank 0 has them
@@ -70,9 +70,7 @@ def load_state(engine: Any, folder: Path) -> None:
     for partition in partitions(engine):
         with swapped_in(engine, partition, keep=True):
             for stretch in partition.stretches:
-                files.read_into(
-                    partition.of(stretch, partition.tensor.data), MASTER, stretch.name, start=stretch.start
-                )
+                files.read_into(partition.of(stretch, partition.tensor.data), MASTER, stretch.name, start=stretch.start)
             _restore_memory(optimizer, partition, files)
             take_over(engine, partition)
     _restore_frozen(engine.module, files)
@@ -83,9 +81,9 @@ def load_state(engine: Any, folder: Path) -> None:
 
 
 def read_weights(folder: Path, *, kind: str = MASTER) -> dict[str, Tensor]:
-    """The state dict of a checkpoint's module in fp32, without an engine: its weights, or their average by `kind` `ema`.
+    """The state dict of a checkpoint's module in fp32, without an engine.
 
-    What does not train is the same in both.
+    Its weights, or by `kind` `ema` their moving average; what does not train is the same in both.
     """
     files = ParameterFiles(folder / "parameters")
     weights = {name: files.whole(FROZEN, name).float() for name in files.names(FROZEN)}
@@ -132,9 +130,8 @@ def _scalars(mine: list[Partition], remembered: dict[Tensor, Any]) -> list[Part]
         for key, value in state.items():
             if value is not None and not _is_elementwise(value, partition):
                 values = torch.as_tensor(value).reshape(1)
-                parts += [
-                    Part(f"{key}/{s.name}", (), 0, values) for s in partition.stretches if s.start == 0 and not s.is_copy
-                ]
+                own = [s.name for s in partition.stretches if s.start == 0 and not s.is_copy]
+                parts += [Part(f"{key}/{name}", (), 0, values.clone()) for name in own]
     return parts
 
 

@@ -27,7 +27,7 @@ def upgrade(database_url: UrlOption = None, data_dir: DataDirOption = None) -> N
     """Bring the tables to this version's layout; all rows are kept. `attune serve` does the same when it starts."""
     from service.store.opening import CannotOpen, open_store
 
-    url = _url(database_url, data_dir)
+    url = database_url_of(database_url, data_dir)
     try:
         store = open_store(url)
     except CannotOpen as error:
@@ -46,7 +46,7 @@ def check(database_url: UrlOption = None, data_dir: DataDirOption = None, json: 
     from service.store.opening import CannotOpen, read_layout
 
     try:
-        layout = read_layout(_url(database_url, data_dir))
+        layout = read_layout(database_url_of(database_url, data_dir))
     except CannotOpen as error:
         raise CommandError(str(error)) from None
     found = {"database": layout.url, "layout": layout.revision, "needed": layout.head, **layout.num_rows}
@@ -58,7 +58,8 @@ def check(database_url: UrlOption = None, data_dir: DataDirOption = None, json: 
         raise CommandError("this version needs another layout; run: attune db upgrade", code=FAILED)
 
 
-def _url(database_url: str | None, data_dir: str | None) -> str:
+def database_url_of(database_url: str | None, data_dir: str | None) -> str:
+    """Where the service's database is, by these options and the environment."""
     from service.settings import SettingsError, load_settings
 
     given = {"database_url": database_url, "data_dir": data_dir}

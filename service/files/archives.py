@@ -103,7 +103,7 @@ def _tar_entries(archive: Path) -> Iterator[_Entry]:
             if not member.isdir() and not member.isreg():
                 raise ArchiveError(f"the archive holds {member.name!r}, which is neither a file nor a folder")
             content = opened.extractfile(member) if member.isreg() else None
-            opened.members = []  # else it remembers every member
+            opened.members = []  # type: ignore[attr-defined]  # else it remembers every member
             yield _Entry(member.name, member.size, content)
 
 

@@ -40,9 +40,7 @@ class FileLibrary:
         """Files lie below `settings.files_dir`, and its limits hold."""
         self.storage = FileStorage(settings.files_dir)
         self._store = store
-        self._limits = ArchiveLimits(
-            settings.max_archive_files, settings.max_unpacked_bytes, settings.max_unpack_ratio
-        )
+        self._limits = ArchiveLimits(settings.max_archive_files, settings.max_unpacked_bytes, settings.max_unpack_ratio)
 
     def prepare(self, id: str, partial: Path, *, sent: Announcement, num_bytes: int, sha256: str) -> FileRecord:
         """Make a file of the bytes at `partial/received`: name it, unpack an archive, publish the folder.

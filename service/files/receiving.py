@@ -35,7 +35,7 @@ class Received:
 class _Part:
     """A part of the form as its headers announce it."""
 
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[bytes, bytes] = field(default_factory=dict)
     name: str = ""
     filename: str | None = None
 
@@ -80,12 +80,12 @@ class _Form:
             raise InvalidRequest(f"the form has more than {_MAX_PARTS} fields")
 
     def _end_header(self) -> None:
-        name, value = (bytes(part).decode("utf-8", errors="replace") for part in self._header)
+        name, value = (bytes(part) for part in self._header)
         self._part.headers[name.lower()] = value
         self._header = [bytearray(), bytearray()]
 
     def _end_headers(self) -> None:
-        _, options = parse_options_header(self._part.headers.get("content-disposition", ""))
+        _, options = parse_options_header(self._part.headers.get(b"content-disposition", b""))
         self._part.name = options.get(b"name", b"").decode("utf-8", errors="replace")
         if self._part.name != self._file_field:
             return

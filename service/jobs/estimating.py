@@ -167,9 +167,7 @@ def _total(spec: JobSpec, plan: Plan, *, devices: int, stage: int, micro_size: i
     return int(stages[str(stage)]["total"])
 
 
-def _advice(
-    spec: JobSpec, plan: Plan, stages: dict[str, MemoryOfStage], device: DeviceKind
-) -> Iterator[str]:
+def _advice(spec: JobSpec, plan: Plan, stages: dict[str, MemoryOfStage], device: DeviceKind) -> Iterator[str]:
     """What would let the job fit, or what it could do without."""
     devices, own = plan["memory"]["devices"], stages[str(_effective_stage(spec))]
     if own.fits is not False:

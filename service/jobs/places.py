@@ -31,7 +31,14 @@ _DATA_FIELD = re.compile(r"data\.(train|validation|evaluate\.[^.]+)(\.\d+|\.sour
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(?:::|://)")
 _PATTERN_CHARACTER = re.compile(r"[*?\[{]")
 _DEEPSPEED_SECTIONS = frozenset(
-    ["zero_optimization", "aio", "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "sparse_gradients", "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "torch_autocast", "bf16", "fp16", "bfloat16", "amp", "wall_clock_breakdown", "memory_breakdown", "steps_per_print", "dump_state", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "seq_parallel_communication_data_type", "data_types", "communication_data_type", "activation_checkpointing", "graph_harvesting", "use_data_before_expert_parallelism"]
+    (
+        *("zero_optimization", "aio", "activation_checkpointing", "graph_harvesting", "data_types"),
+        *("communication_data_type", "seq_parallel_communication_data_type", "sparse_gradients"),
+        *("prescale_gradients", "gradient_predivide_factor", "gradient_accumulation_steps", "gradient_clipping"),
+        *("train_batch_size", "train_micro_batch_size_per_gpu", "torch_autocast", "bf16", "bfloat16", "fp16"),
+        *("wall_clock_breakdown", "memory_breakdown", "steps_per_print"),
+        *("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"),
+    )
 )
 """What a DeepSpeed file from outside may set; other sections write files, load modules or open connections."""
 
@@ -164,7 +171,12 @@ def places_in(spec: Mapping[str, Any]) -> Iterator[Place]:
         last = field.rpartition(".")[2]
         if value.startswith(LOCAL_MODEL):
             yield Place(field, value, value.removeprefix(LOCAL_MODEL))
-        elif last in PATH_FIELDS or _DATA_FIELD.fullmatch(field) or last == "class_names" and value not in published_class_names():
+        elif (
+            last in PATH_FIELDS
+            or _DATA_FIELD.fullmatch(field)
+            or last == "class_names"
+            and value not in published_class_names()
+        ):
             yield Place(field, value, value)
 
 

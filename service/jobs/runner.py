@@ -18,14 +18,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from service.jobs import cleanup, lifecycle, scheduler
+from service import logs
+from service.jobs import cleanup, lifecycle
 from service.jobs.preflight import PreflightCommand, Preflights, trainer_preflight
+from service.jobs.retry_rules import RetryRule
 from service.jobs.runner_lock import RunnerLock
+from service.jobs.scheduling.limits import Patience, describe_limit
+from service.jobs.scheduling.scheduler import Scheduler
+from service.jobs.scheduling.state import Grant, Preemption
+from service.jobs.scheduling.wanted import refuse
 from service.jobs.supervisor import ORPHAN_GRACE_S, Supervisor
-from service.launchers.base import Capacity, Launcher
+from service.launchers.base import Capacity, EngineUnavailable, Launcher
 from service.store.records import (
     AttemptStatus,
     DevicesTaken,
+    EndReason,
+    EventLevel,
     JobRecord,
     JobStatus,
     LeaseLost,
@@ -58,12 +66,14 @@ class JobRunner:
         poll_interval_s: float = 0.5,
         max_crashes_without_progress: int = 3,
         lease_s: float = 15.0,
+        patience: Patience | None = None,
+        retry_rules: Sequence[RetryRule] = (),
         preflight_command: PreflightCommand = trainer_preflight,
         weights_dir: Path | None = None,
     ) -> None:
         """`data_dir` holds the lock that keeps two services from running the same jobs on one machine's engine.
         `lease_s`: how long a job stays with a service that is not heard of any more. `Supervisor` says what
-        `orphan_grace_s` is, and `Settings` the rest."""
+        `orphan_grace_s`, `patience` and `retry_rules` are, and `Settings` the rest."""
         self.replica_id = new_id("replica")
         self._store = store
         self._launcher = launcher
@@ -74,7 +84,10 @@ class JobRunner:
             cancel_grace_s=cancel_grace_s,
             orphan_grace_s=orphan_grace_s,
             max_crashes_without_progress=max_crashes_without_progress,
+            patience=patience or Patience(),
+            retry_rules=retry_rules,
         )
+        self.scheduler = Scheduler(store, launcher)
         self._preflights = Preflights(
             store, command=preflight_command, weights_dir=weights_dir, max_tries=max_crashes_without_progress
         )
@@ -124,7 +137,7 @@ class JobRunner:
             return
         self._tell_that_we_live()
         if self._store.leases.acquire(PLANNER, owner=self.replica_id, ttl_s=self._lease_s) is not None:
-            self._schedule()
+            self._guard("", self._schedule)
         num_validating = 0
         for job in self._claimed():
             num_validating += self._guard(job.id, self._step, job, num_validating=num_validating) or False
@@ -164,22 +177,31 @@ class JobRunner:
     def _guard(self, job_id: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Run `action`; log an error and tell of it in the job's events, once while it stays the same."""
         try:
-            result = action(*args, **kwargs)
+            with logs.about(job_id=job_id or None):
+                result = action(*args, **kwargs)
         except (TransitionRefused, DevicesTaken, LeaseLost) as error:
             log.info("%s; looking again", error)  # the job changed under our hands
+        except EngineUnavailable as error:
+            self._tell_once(job_id, f"waiting for the engine: {error}")
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            if self._last_errors.get(job_id) == text:
-                return None
-            self._last_errors[job_id] = text
-            log.exception("error in the job runner%s", f" at job {job_id}" if job_id else "")
-            if job_id:
-                event = NewEvent(message=f"internal error, trying again: {text}", created_at=time.time(), level="error")
-                self._guard("", self._store.events.append, job_id, [event])
+            text = f"internal error, trying again: {type(error).__name__}: {error}"
+            if self._last_errors.get(job_id) != text:
+                log.exception("error in the job runner%s", f" at job {job_id}" if job_id else "")
+            self._tell_once(job_id, text, level="error")
         else:
             self._last_errors.pop(job_id, None)
             return result
         return None
+
+    def _tell_once(self, job_id: str, text: str, *, level: EventLevel = "warn") -> None:
+        """Tell of what keeps a job (or, without one, the runner) in its events, once while it stays the same."""
+        if self._last_errors.get(job_id) == text:
+            return
+        self._last_errors[job_id] = text
+        log.warning("%s%s", f"job {job_id}: " if job_id else "", text)
+        if job_id:
+            event = NewEvent(message=text, created_at=time.time(), level=level)
+            self._guard("", self._store.events.append, job_id, [event])
 
     def _step(self, job: JobRecord, *, num_validating: int) -> bool:
         """Take a job a step on; whether its preflight runs, beside `num_validating` others."""
@@ -188,7 +210,7 @@ class JobRunner:
             self._supervisor.step(job, attempt)
         elif job.cancel_requested:
             self._cancel(job)
-        elif job.status is JobStatus.VALIDATING_FILES and not self._refuse_if_impossible(job):
+        elif job.status is JobStatus.VALIDATING_FILES and not self._refuse_if_impossible(job.id):
             return self._preflights.step(job, num_running=num_validating)
         return False
 
@@ -199,15 +221,25 @@ class JobRunner:
             lifecycle.move(self._store, job.id, JobStatus.CANCELLED, message="Job cancelled")
 
     def _schedule(self) -> None:
-        queue = [job for job in self._store.jobs.with_status(JobStatus.QUEUED) if not job.cancel_requested]
-        queue = [job for job in queue if not self._guard(job.id, self._refuse_if_impossible, job)]
-        taken = self._store.attempts.leased_devices()
-        for grant in scheduler.plan(queue, capacity=self.capacity(), taken=taken):
-            self._guard(grant.job.id, self._begin, grant)
+        for job_id in self._store.queue.overdue(time.time()):
+            self._guard(job_id, self._fail_overdue, job_id)
+        plan = self.scheduler.decide()
+        if plan is None:
+            return
+        for grant in plan.grants:
+            self._guard(grant.job_id, self._begin, grant)
+        for preemption in plan.preemptions:
+            self._guard(preemption.job_id, self._preempt, preemption)
+        for wait in plan.waits.values():
+            if wait.why == "more_than_there_is":
+                self._guard(wait.job_id, self._refuse_if_impossible, wait.job_id)
 
-    def _refuse_if_impossible(self, job: JobRecord) -> bool:
+    def _refuse_if_impossible(self, job_id: str) -> bool:
         """End a job that these devices can never run; it may be older than they are."""
-        refusal = scheduler.refuse(job, self.capacity())
+        job = self._store.jobs.get(job_id)
+        if job is None:
+            return False
+        refusal = refuse(job, self.capacity(), max_devices=self._store.projects.max_devices(job.project_id))
         if refusal is None:
             return False
         if job.status is JobStatus.VALIDATING_FILES:
@@ -215,12 +247,31 @@ class JobRunner:
         lifecycle.fail(self._store, job.id, code=refusal.code, message=refusal.message, param=refusal.param)
         return True
 
-    def _begin(self, grant: scheduler.Grant) -> None:
-        resume = grant.job.num_attempts > 0
+    def _fail_overdue(self, job_id: str) -> None:
+        job = self._store.jobs.get(job_id)
+        if job is None:
+            return
+        if job.status is JobStatus.VALIDATING_FILES:
+            self._preflights.kill(job)
+        reason = EndReason.DEADLINE_EXCEEDED
+        lifecycle.fail(self._store, job_id, code=reason.value, message=describe_limit(job, reason))
+
+    def _preempt(self, preemption: Preemption) -> None:
+        message = (
+            f"Stopped to make room for {preemption.for_job}, whose priority is higher; it goes on from a checkpoint"
+        )
+        self._store.attempts.ask_to_stop(preemption.job_id, preemption.number, EndReason.PREEMPTED, message=message)
+
+    def _begin(self, grant: Grant) -> None:
+        if self._refuse_if_impossible(grant.job_id):
+            return
+        job = self._store.jobs.get(grant.job_id)
+        resume = job is not None and job.num_attempts > 0
         self._store.attempts.begin(
-            grant.job.id,
+            grant.job_id,
             placement=[asdict(share) for share in grant.placement],
             resume=resume,
             expected=lifecycle.sources(JobStatus.RUNNING),
             message="Job goes on from its latest checkpoint" if resume else "Job started",
+            engine=self._launcher.name,
         )

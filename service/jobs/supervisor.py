@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from service.jobs import lifecycle, outcome
 from service.jobs.event_rows import read_lines, to_progress
-from service.jobs.log_tail import last_line
+from service.jobs.log_tail import last_words
+from service.jobs.memory import micro_size_of
 from service.jobs.registration import NothingExported, describe_model
+from service.jobs.retry_rules import RetryRule, default_rules
 from service.jobs.runner_lock import exclusive
+from service.jobs.scheduling import limits
+from service.jobs.scheduling.limits import Patience
 from service.launchers.base import Launcher, LaunchError, LostReason, NodeShare, Run, RunState, Submitted
 from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
 from service.store.store import Store
@@ -41,14 +47,19 @@ class Supervisor:
         cancel_grace_s: float,
         max_crashes_without_progress: int,
         orphan_grace_s: float = ORPHAN_GRACE_S,
+        patience: Patience | None = None,
+        retry_rules: Sequence[RetryRule] = (),
     ) -> None:
-        """`cancel_grace_s`: from asking an attempt's processes to stop to killing them, when a person wanted it;
-        `orphan_grace_s`: when their launcher has died."""
+        """`cancel_grace_s`: from asking an attempt's processes to stop to killing them, when a person wanted it or
+        they seem to hang; `orphan_grace_s`: when their launcher has died, or for a last checkpoint at a limit or for a
+        job of higher priority; `patience`: how long they may tell nothing;
+        `retry_rules` go before the default ones."""
         self._store = store
         self._launcher = launcher
         self._cancel_grace_s = cancel_grace_s
         self._orphan_grace_s = orphan_grace_s
-        self._max_crashes = max_crashes_without_progress
+        self._rules = (*retry_rules, *default_rules(max_crashes=max_crashes_without_progress))
+        self._patience = patience or Patience()
 
     def step(self, job: JobRecord, attempt: AttemptRecord) -> None:
         """Take one open attempt of `job` a step on."""
@@ -56,13 +67,13 @@ class Supervisor:
         if attempt.status is AttemptStatus.STARTING:
             if state.was_started:
                 attempt = self._adopt(job, attempt, Submitted(state.leader, attempt.engine_ref))
-            elif not (_stop_wanted(job) or _has_run(_paths(job, attempt))):
+            elif not (_stop_wanted(job, attempt) or _has_run(_paths(job, attempt))):
                 self._launch(job, attempt)
                 return
         # Whether it lives was asked before its events are read: what the dead have written is all there is.
         self._store_events(job, attempt)
         if state.alive and state.lost is None:
-            self._stop_if_due(job, attempt, state)
+            self._stop_if_due(job, self._hold_to_limits(job, attempt), state)
         else:
             self._conclude(job, attempt, lost=state.lost)
 
@@ -70,7 +81,11 @@ class Supervisor:
         """Start the attempt's processes, unless another replica is just about to."""
         paths = _paths(job, attempt)
         decided = Attempt(
-            number=attempt.number, resume=attempt.resume, created_at=attempt.created_at, devices=attempt.devices
+            number=attempt.number,
+            resume=attempt.resume,
+            created_at=attempt.created_at,
+            devices=attempt.devices,
+            overrides=attempt.overrides,
         )
         run = run_of(job, attempt)
         try:
@@ -108,6 +123,20 @@ class Supervisor:
                 return
             offset, total_steps = progress.offset_after, progress.total_steps
 
+    def _hold_to_limits(self, job: JobRecord, attempt: AttemptRecord) -> AttemptRecord:
+        """The attempt, which is to stop if it has come to one of its limits."""
+        if attempt.stop_requested_at is not None or _stop_wanted(job, attempt):
+            return attempt
+        if limits.reason_to_stop(job, attempt, patience=self._patience) is None:
+            return attempt
+        attempt = self._store.attempts.latest(job.id) or attempt  # what it has just told is only in the database
+        reason = limits.reason_to_stop(job, attempt, patience=self._patience)
+        if reason is None:
+            return attempt
+        message = f"Attempt {attempt.number} is stopped: {limits.describe_limit(job, reason)}"
+        self._store.attempts.ask_to_stop(job.id, attempt.number, reason, message=message)
+        return replace(attempt, stop_reason=reason)
+
     def _stop_if_due(self, job: JobRecord, attempt: AttemptRecord, state: RunState) -> None:
         """Ask the processes to stop if they should, and kill them when they had their time.
 
@@ -115,9 +144,11 @@ class Supervisor:
         """
         run = run_of(job, attempt)
         now = time.time()
-        grace_s = self._cancel_grace_s if _stop_wanted(job) else self._orphan_grace_s
+        stop_wanted = _stop_wanted(job, attempt)
+        saves = attempt.stop_reason not in (None, EndReason.STALLED) and not _person_wants_stop(job)
+        grace_s = self._cancel_grace_s if stop_wanted and not saves else self._orphan_grace_s
         if attempt.stop_requested_at is None:
-            if _stop_wanted(job) or not state.leader_alive:
+            if stop_wanted or not state.leader_alive:
                 # Signalled first, noted second: if the service dies in between, they are only asked again.
                 self._launcher.signal(run, signal.SIGTERM)
                 self._store.attempts.update(job.id, attempt.number, stop_requested_at=now)
@@ -130,15 +161,15 @@ class Supervisor:
     def _conclude(self, job: JobRecord, attempt: AttemptRecord, *, lost: LostReason | None) -> None:
         paths = _paths(job, attempt)
         attempts = self._store.attempts.list(job.id)
-        decision = outcome.decide(
-            job,
-            attempts,
+        remains = outcome.Remains(
             exit_record=_read_exit(paths),
             made_progress=outcome.got_further(attempts, JobDir(Path(job.job_dir))),
-            max_crashes_without_progress=self._max_crashes,
-            last_words=last_line(paths.log),
+            said=last_words(paths.log),
             lost=lost,
+            stop_reason=attempts[-1].stop_reason,
+            micro_size=micro_size_of(paths.events),
         )
+        decision = outcome.decide(job, attempts, remains, rules=self._rules)
         if isinstance(decision, outcome.Finish):
             self._finish(job, attempt, decision)
         elif decision.requeue:
@@ -148,12 +179,21 @@ class Supervisor:
                 decision.end,
                 expected=lifecycle.sources(JobStatus.QUEUED),
                 not_before=decision.not_before,
-                overrides=dict(decision.overrides),
+                message=decision.message,
+                overrides=decision.overrides,
+                retries=decision.retries,
                 lease=job.lease_token,
             )
         else:
-            message = f"Attempt {attempt.number + 1} goes on from the latest checkpoint"
-            self._store.attempts.retry(job.id, attempt.number, decision.end, message=message, lease=job.lease_token)
+            self._store.attempts.retry(
+                job.id,
+                attempt.number,
+                decision.end,
+                message=decision.message,
+                overrides=decision.overrides,
+                retries=decision.retries,
+                lease=job.lease_token,
+            )
 
     def _finish(self, job: JobRecord, attempt: AttemptRecord, decision: outcome.Finish) -> None:
         model = None
@@ -195,7 +235,11 @@ def _paths(job: JobRecord, attempt: AttemptRecord) -> AttemptDir:
     return JobDir(Path(job.job_dir)).attempt(attempt.number)
 
 
-def _stop_wanted(job: JobRecord) -> bool:
+def _stop_wanted(job: JobRecord, attempt: AttemptRecord) -> bool:
+    return _person_wants_stop(job) or attempt.stop_reason is not None
+
+
+def _person_wants_stop(job: JobRecord) -> bool:
     return job.cancel_requested or job.status is JobStatus.PAUSED
 
 

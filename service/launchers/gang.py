@@ -8,6 +8,8 @@ folder, which all machines see:
       rendezvous.json      where rank 0 listens, by the first node's agent
       nodes/0.json         NodeStart: an agent has claimed this node's part; there can be only one
       nodes/0-end.json     NodeEnd: how it ended
+      stop                 the ranks shall save and end
+      cleared              nothing of the run is left, on no node
       worker.log           output of the first node's ranks; `worker-node1.log` and so on of the others
 """
 
@@ -86,18 +88,18 @@ class NodePart:
     command: tuple[str, ...] = ()
     """What to run in place of DeepSpeed's launcher."""
 
-    def arguments(self) -> list[str]:
+    def arguments(self, *, numbered: bool = True) -> list[str]:
         """The agent's command line, after the interpreter; it may be read by anybody on the machine, so the token is
-        not in it."""
+        not in it. Not `numbered`: the same for all nodes, whose number is the engine's own for the task."""
         options = {
             "--attempt-dir": str(self.attempt_dir),
-            "--node-rank": str(self.node_rank),
             "--ranks": ",".join(str(count) for count in self.ranks),
             "--tag": self.tag,
             "--kind": self.kind,
         }
         flat = [part for option in options.items() for part in option]
-        return ["-m", AGENT, *flat, *(["--resume"] if self.resume else []), "--", *self.command]
+        node = ["--node-rank", str(self.node_rank)] if numbered else []
+        return ["-m", AGENT, *flat, *node, *(["--resume"] if self.resume else []), "--", *self.command]
 
 
 class GangFiles:
@@ -146,6 +148,31 @@ class GangFiles:
         token = fence.read_token(self.path)
         return token.reason if token is not None and token.token is None else None
 
+    @property
+    def stop_wanted(self) -> bool:
+        """Whether the ranks shall save and end."""
+        return (self.path / "stop").exists()
+
+    def ask_to_stop(self) -> None:
+        """Ask the ranks to save and end; their agents see it within a second."""
+        (self.path / "stop").touch()
+
+    @property
+    def was_cleared(self) -> bool:
+        """Whether all that the run had started was seen to be gone."""
+        return (self.path / "cleared").exists()
+
+    @property
+    def lost_when_cleared(self) -> LostReason | None:
+        """Why the run was lost, if it was, when it was cleared away."""
+        return to_lost_reason((self.path / "cleared").read_text(encoding="utf-8"))
+
+    def note_cleared(self, lost: LostReason | None) -> None:
+        """Note that nothing of the run is left, and why it was lost."""
+        temporary = self.path / f".cleared.{os.getpid()}"
+        temporary.write_text(lost or "", encoding="utf-8")
+        temporary.replace(self.path / "cleared")
+
     def give_up(self, reason: str) -> None:
         """Take the launch token away, whose processes then end by themselves; the first reason stays."""
         if self.given_up is None:
@@ -176,7 +203,7 @@ def forwarded(environment: Mapping[str, str], *, weights_dir: Path | None) -> di
 
 def to_lost_reason(text: str | None) -> LostReason | None:
     """A reason for which a launch was given up, if it is one for which a run is lost."""
-    return text if text == "node_lost" or text == "engine_lost" else None
+    return "node_lost" if text == "node_lost" else "engine_lost" if text == "engine_lost" else None
 
 
 def issue_token(run: Run) -> str:

@@ -2,14 +2,16 @@
 
 It claims its part, so that a second one that an engine starts by itself does nothing; agrees with the other nodes on
 where rank 0 listens; starts DeepSpeed's launcher in a session of its own; and ends everything in it as soon as the
-process that started it is gone, the launch was given up, or another node's part has failed and stayed so. SIGTERM is
-passed on to the ranks alone: DeepSpeed's launcher would kill a rank that still saves after 30 s.
+process that started it is gone, the launch was given up, or another node's part has failed and stayed so. A wish to
+stop, which a file in the attempt's folder or SIGTERM tells, is passed on to the ranks alone: DeepSpeed's launcher would
+kill a rank that still saves after 30 s.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import os
 import signal
 import socket
@@ -25,7 +27,7 @@ import psutil
 
 import trainer
 from service.launchers.gang import GangFiles, NodeEnd, NodePart, NodeStart, claim, world_info
-from service.launchers.processes import TAG_VARIABLE, send
+from service.launchers.processes import TAG_VARIABLE, lives, send
 from trainer import fence
 from trainer.job_dir import AttemptDir, Record, write_json_atomically
 
@@ -56,7 +58,8 @@ class NodeAgent:
         self._parent = psutil.Process().parent()
         self._launcher: subprocess.Popen[bytes] | None = None
         self._peer_failed_at: float | None = None
-        self._asked_to_stop = False
+        self._stop_wanted = False
+        self._asked: set[int] = set()
 
     def run(self) -> int:
         """Claim the part, start its processes, and watch them to their end; an exit code."""
@@ -72,8 +75,7 @@ class NodeAgent:
             print(f"node {self._part.node_rank} does nothing: {path} says that it was begun before", file=sys.stderr)
             return 1
         cause, code = self._work(own)
-        if code is None:
-            self._kill()
+        self._kill()
         write_json_atomically(self._files.end(self._part.node_rank), NodeEnd(cause=cause, code=code, time=time.time()))
         return 1 if code is None else min(abs(code), 255)
 
@@ -85,9 +87,9 @@ class NodeAgent:
         write_json_atomically(
             self._files.start(self._part.node_rank), own.model_copy(update={"launcher_pid": self._launcher.pid})
         )
-        if self._asked_to_stop:
-            self._ask_ranks()
         while (code := self._launcher.poll()) is None:
+            if self._stop_wanted or self._files.stop_wanted:
+                self._ask_ranks_to_stop()
             if reason := self._reason_to_end():
                 return reason, None
             time.sleep(POLL_S)
@@ -110,7 +112,7 @@ class NodeAgent:
         return "peer"
 
     def _reason_to_end(self) -> Literal["orphaned", "fenced", "peer"] | None:
-        if self._parent is None or not _lives(self._parent) or os.getppid() != self._parent.pid:
+        if self._parent is None or not lives(self._parent) or os.getppid() != self._parent.pid:
             return "orphaned"
         try:
             fence.require(self._part.attempt_dir, token=self._part.token)
@@ -123,20 +125,23 @@ class NodeAgent:
         return "peer" if time.monotonic() > self._peer_failed_at + PEER_GRACE_S else None
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        if not self._asked_to_stop:  # rank 0 saves once, however often it is asked
-            self._asked_to_stop = True
-            self._ask_ranks()
+        self._stop_wanted = True
 
-    def _ask_ranks(self) -> None:
+    def _ask_ranks_to_stop(self) -> None:
+        """SIGTERM to each rank once, also to one that the launcher has only just started."""
         for process in _children(self._launcher):
-            send(process, signal.SIGTERM)
+            if process.pid not in self._asked:
+                self._asked.add(process.pid)
+                send(process, signal.SIGTERM)
 
     def _kill(self) -> None:
+        """End what is left, also where the launcher has died and left its ranks alone: they are in its group."""
         if self._launcher is None:
             return
         for process in _descendants(self._launcher):
             send(process, signal.SIGKILL)
-        self._launcher.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._launcher.pid, signal.SIGKILL)
         self._launcher.wait()
 
 
@@ -211,13 +216,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _children(launcher: subprocess.Popen[bytes] | None) -> list[psutil.Process]:

@@ -11,8 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from service.dependencies import TheCaller, ThePlanner
 from service.jobs.device_kind import device_kind
 from service.jobs.estimating import estimate, expected_speed
+from service.jobs.places import Places
 from service.jobs.planning import Planner
-from service.jobs.scheduler import devices_wanted
+from service.jobs.scheduling.wanted import settle
 from service.jobs.submission import draft
 from service.schemas.base import ErrorAnswer
 from service.schemas.estimates import Estimate, EstimateCreate
@@ -64,6 +65,7 @@ async def estimate_of(
             jobs_dir=state.settings.jobs_dir,
             capacity=capacity,
             weights_dir=state.settings.weights_dir,
+            places=Places.of(state.settings, state.store, project=caller.project_id),
             partial_spec=state.files.with_paths(body.partial_spec(), project=caller.project_id),
             suffix=body.suffix,
             project=caller.project_id,
@@ -71,7 +73,9 @@ async def estimate_of(
         )
     )
     spec = JobSpec.model_validate(job.spec)
-    devices = devices_wanted(spec, capacity) * (spec.parallel.nodes if spec.parallel.devices == "auto" else 1)
+    devices = settle(job.devices_per_node, nodes=job.nodes, capacity=capacity) * (
+        spec.parallel.nodes if spec.parallel.devices == "auto" else 1
+    )
     plan = await planner.plan(spec, devices=devices, num_train=body.num_train, num_classes=body.num_classes)
     device = await run_in_threadpool(device_kind, capacity, precision=spec.parallel.precision)
     if body.device_memory_bytes is not None:

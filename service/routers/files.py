@@ -50,6 +50,10 @@ _FORM = {
             "schema": {
                 "type": "object",
                 "required": ["file", "purpose"],
+                "dependentRequired": {
+                    "expires_after[anchor]": ["expires_after[seconds]"],
+                    "expires_after[seconds]": ["expires_after[anchor]"],
+                },
                 "properties": {
                     "file": {"type": "string", "format": "binary"},
                     "purpose": {"type": "string", "enum": ["fine-tune", "vision", "user_data"]},

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from service.schemas.base import Answer
+from service.schemas.pages import Named
 from service.store.records import CheckpointRecord
 
 
-class Checkpoint(Answer):
+class Checkpoint(Named):
     """A published checkpoint that is still there."""
 
     id: str

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from service.schemas.base import Answer, Body
+from service.schemas.pages import Named
 from service.store.records import FileRecord, UploadPartRecord, UploadRecord
 
 Purpose = Literal["fine-tune", "vision", "user_data"]
@@ -22,7 +23,7 @@ class ExpiresAfter(Body):
     """Seconds after that, an hour to thirty days."""
 
 
-class File(Answer):
+class File(Named):
     """An uploaded file."""
 
     id: str
@@ -97,7 +98,7 @@ class UploadComplete(Body):
     """Of the whole file, in hexadecimal digits: an upload whose sum is another is refused."""
 
 
-class UploadPart(Answer):
+class UploadPart(Named):
     """A part that has arrived."""
 
     id: str

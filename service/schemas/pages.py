@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
-from service.schemas.base import Page
-
-
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
+from service.schemas.base import Answer, Page
 
 
-NamedItem = TypeVar("NamedItem", bound=_Named)
+class Named(Answer):
+    """Base of things that have an id."""
+
+    id: str
+    """Its id."""
+
+
+NamedItem = TypeVar("NamedItem", bound=Named)
 
 
 class IdPage(Page[NamedItem], Generic[NamedItem]):

@@ -9,9 +9,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
+from service.redaction import redact
+from service.store.announcements import announce_checkpoint
 from service.store.engine import Database
 from service.store.events import append_events
 from service.store.jobs import move_job, require_lease
+from service.store.projects import USAGE_HALF_LIFE_S, charge
 from service.store.records import (
     AttemptEnd,
     AttemptProgress,
@@ -27,14 +30,19 @@ from service.store.records import (
 from service.store.rows import record_of, values_of
 from service.store.tables import attempts, checkpoints, device_leases, jobs, models
 
+_TOLD = (
+    "start_step", "total_steps", "last_step", "worker_pids", "workers_seen_at", "last_step_at", "last_sign_at", "stage",
+)  # fmt: skip
+"""Fields of `AttemptProgress` that go into the attempt's row."""
 _LEASED = select(device_leases.c.node, device_leases.c.device)
 
 
 class Attempts:
     """Attempts. Each method is one transaction; an attempt that has ended never changes again."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, usage_half_life_s: float = USAGE_HALF_LIFE_S) -> None:
         self._database = database
+        self._half_life_s = usage_half_life_s
 
     def latest(self, job_id: str) -> AttemptRecord | None:
         """The job's last attempt, or None before the first."""
@@ -104,16 +112,25 @@ class Attempts:
                 raise UnknownId("open attempt", f"{job_id}/{number}")
             return _must_find(connection, job_id, number)
 
+    def ask_to_stop(self, job_id: str, number: int, reason: EndReason, *, message: str) -> bool:
+        """Note that an open attempt must stop, with an event; whoever supervises it does the rest.
+
+        False, and nothing noted, if it has ended or was asked before.
+        """
+        not_asked = and_(_is_open(job_id, number), attempts.c.stop_reason.is_(None))
+        with self._database.write() as connection:
+            changed = connection.execute(update(attempts).where(not_asked).values(stop_reason=reason))
+            if changed.rowcount == 0:
+                return False
+            append_events(connection, job_id, [NewEvent(message=message, created_at=time.time(), level="warn")])
+            return True
+
     def store_progress(self, job_id: str, number: int, progress: AttemptProgress) -> bool:
         """Store events with the offset behind them, all or nothing.
 
         False, and nothing stored, if the stored offset is not `progress.offset_before`: somebody else stored them.
         """
-        given = {
-            name: value
-            for name in ("start_step", "total_steps", "last_step", "worker_pids", "workers_seen_at")
-            if (value := getattr(progress, name)) is not None
-        }
+        given = {name: value for name in _TOLD if (value := getattr(progress, name)) is not None}
         with self._database.write() as connection:
             changed = connection.execute(
                 update(attempts)
@@ -151,16 +168,28 @@ class Attempts:
         """
         with self._database.write() as connection:
             require_lease(connection, job_id, lease)
-            _end(connection, job_id, number, end)
+            _end(connection, job_id, number, end, half_life_s=self._half_life_s)
             if model is not None:
                 connection.execute(models.insert().values(**values_of(model)))
             if to is not None:
                 move_job(connection, job_id, to, expected=expected, **job_changes)
 
     def retry(
-        self, job_id: str, number: int, end: AttemptEnd, *, message: str, lease: str | None = None
+        self,
+        job_id: str,
+        number: int,
+        end: AttemptEnd,
+        *,
+        message: str,
+        overrides: Mapping[str, Any] | None = None,
+        retries: Mapping[str, int] | None = None,
+        lease: str | None = None,
     ) -> AttemptRecord:
         """End an attempt and open the next one on the same devices; the job goes on running.
+
+        Args:
+            overrides: added to the job's own, for attempts to come.
+            retries: how often each rule was needed in a row; None: as before.
 
         Raises:
             UnknownId: there is no such open attempt.
@@ -169,7 +198,9 @@ class Attempts:
         now = time.time()
         with self._database.write() as connection:
             require_lease(connection, job_id, lease)
-            ended = _end(connection, job_id, number, end)
+            ended = _end(connection, job_id, number, end, half_life_s=self._half_life_s)
+            changed = _remembered(connection, job_id, overrides=overrides, retries=retries)
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**changed))
             return _insert(
                 connection,
                 job_id,
@@ -188,14 +219,18 @@ class Attempts:
         *,
         expected: Iterable[JobStatus],
         not_before: float = 0.0,
+        message: str | None = None,
         overrides: Mapping[str, Any] | None = None,
+        retries: Mapping[str, int] | None = None,
         lease: str | None = None,
     ) -> None:
         """End an attempt, free its devices and let the job wait for devices again.
 
         Args:
             not_before: Unix time before which it does not begin.
+            message: of an event that follows the attempt's end.
             overrides: added to the job's own, for attempts to come.
+            retries: how often each rule was needed in a row; None: as before.
 
         Raises:
             UnknownId: there is no such open attempt.
@@ -204,8 +239,9 @@ class Attempts:
         """
         with self._database.write() as connection:
             require_lease(connection, job_id, lease)
-            _end(connection, job_id, number, end)
-            known = connection.execute(select(jobs.c.overrides).where(jobs.c.id == job_id)).scalar_one()
+            _end(connection, job_id, number, end, half_life_s=self._half_life_s)
+            if message:
+                append_events(connection, job_id, [NewEvent(message=message, created_at=time.time())])
             move_job(
                 connection,
                 job_id,
@@ -213,7 +249,7 @@ class Attempts:
                 expected=expected,
                 not_before=not_before,
                 queued_at=time.time(),
-                overrides={**known, **(overrides or {})},
+                **_remembered(connection, job_id, overrides=overrides, retries=retries),
             )
 
     def _select(self, condition: ColumnElement[bool]) -> Sequence[AttemptRecord]:
@@ -275,7 +311,7 @@ def _lease(connection: Connection, attempt: AttemptRecord) -> None:
         raise DevicesTaken(attempt.placement) from error
 
 
-def _end(connection: Connection, job_id: str, number: int, end: AttemptEnd) -> AttemptRecord:
+def _end(connection: Connection, job_id: str, number: int, end: AttemptEnd, *, half_life_s: float) -> AttemptRecord:
     now = time.time()
     changed = connection.execute(
         update(attempts)
@@ -283,7 +319,7 @@ def _end(connection: Connection, job_id: str, number: int, end: AttemptEnd) -> A
         .values(
             status=AttemptStatus.ENDED,
             end_reason=end.reason,
-            end_message=end.message,
+            end_message=redact(end.message),
             made_progress=end.made_progress,
             ended_at=now,
         )
@@ -293,7 +329,26 @@ def _end(connection: Connection, job_id: str, number: int, end: AttemptEnd) -> A
     held = and_(device_leases.c.job_id == job_id, device_leases.c.number == number)
     connection.execute(delete(device_leases).where(held))
     append_events(connection, job_id, [NewEvent(message=end.message, created_at=now, level=end.level)])
-    return _must_find(connection, job_id, number)
+    ended = _must_find(connection, job_id, number)
+    _account(connection, ended, now=now, half_life_s=half_life_s)
+    return ended
+
+
+def _account(connection: Connection, ended: AttemptRecord, *, now: float, half_life_s: float) -> None:
+    """Count an attempt's time to its job and to its project."""
+    ran_s = max(0.0, now - ended.created_at)
+    of_job = jobs.c.id == ended.job_id
+    connection.execute(update(jobs).where(of_job).values(runtime_s=jobs.c.runtime_s + ran_s))
+    project = connection.execute(select(jobs.c.project_id).where(of_job)).scalar_one()
+    charge(connection, project, ran_s * len(ended.devices), now=now, half_life_s=half_life_s)
+
+
+def _remembered(
+    connection: Connection, job_id: str, *, overrides: Mapping[str, Any] | None, retries: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """A job's columns for what its retries have changed."""
+    known = connection.execute(select(jobs.c.overrides).where(jobs.c.id == job_id)).scalar_one()
+    return {"overrides": {**known, **(overrides or {})}} | ({} if retries is None else {"retries": dict(retries)})
 
 
 def _store_checkpoints(connection: Connection, job_id: str, progress: AttemptProgress) -> None:
@@ -305,3 +360,6 @@ def _store_checkpoints(connection: Connection, job_id: str, progress: AttemptPro
     kept = [values_of(c) for c in progress.checkpoints_saved if c.name not in progress.checkpoints_removed]
     if kept:
         connection.execute(checkpoints.insert(), kept)
+    for saved in progress.checkpoints_saved:
+        if saved.name not in progress.checkpoints_removed:
+            announce_checkpoint(connection, saved)

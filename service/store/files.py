@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
@@ -77,7 +78,7 @@ class Files:
         with self._database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def expired(self, *, limit: int = 100) -> list[FileRecord]:
+    def expired(self, *, limit: int = 100) -> Sequence[FileRecord]:
         """Files whose time is up, which are only to be removed."""
         query = select(files).where(files.c.expires_at <= self._database.now()).limit(limit)
         with self._database.read() as connection:

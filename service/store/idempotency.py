@@ -76,6 +76,11 @@ class IdempotencyKeys:
         with self._database.write() as connection:
             connection.execute(delete(keys).where(*_this(record), keys.c.status.is_(None)))
 
+    def remove_before(self, at: float) -> int:
+        """Forget keys from before a time; how many there were."""
+        with self._database.write() as connection:
+            return connection.execute(delete(keys).where(keys.c.created_at < at)).rowcount
+
 
 def _this(record: IdempotencyRecord) -> tuple[ColumnElement[bool], ...]:
     """The row as this claim left it."""

@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, and_, exists, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
+from service.redaction import redact
+from service.store.announcements import announce_job
 from service.store.engine import Database
 from service.store.events import append_events
 from service.store.records import (
@@ -20,12 +22,14 @@ from service.store.records import (
     JobStatus,
     LeaseLost,
     NewEvent,
+    QuotaExceeded,
     TransitionRefused,
     UnknownId,
 )
 from service.store.rows import Page, newest_first, record_of, values_of
-from service.store.tables import attempts, job_metadata, jobs
+from service.store.tables import attempts, job_metadata, jobs, projects
 
+_WAITING = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
 _BUSY = (JobStatus.VALIDATING_FILES, JobStatus.RUNNING)
 _OPEN_ATTEMPT = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status != AttemptStatus.ENDED)
 _NEEDS_WORK = and_(
@@ -44,9 +48,11 @@ class Jobs:
 
         Raises:
             AlreadyExists: the id is taken.
+            QuotaExceeded: its project has as many waiting jobs as it may have.
         """
         try:
             with self._database.write() as connection:
+                _refuse_over_quota(connection, record.project_id)
                 connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
                 notes = [{"job_id": record.id, "key": k, "value": v} for k, v in record.metadata.items()]
                 if notes:
@@ -146,6 +152,13 @@ class Jobs:
         with self._database.read() as connection:
             return dict.fromkeys(JobStatus, 0) | {row[0]: row[1] for row in connection.execute(query)}
 
+    def waiting_by_project(self) -> dict[str, tuple[int, float | None]]:
+        """How many jobs of each project wait for devices, and since when the first of them does."""
+        query = select(jobs.c.project_id, func.count(), func.min(jobs.c.queued_at))
+        query = query.where(jobs.c.status == JobStatus.QUEUED).group_by(jobs.c.project_id)
+        with self._database.read() as connection:
+            return {project: (count, since) for project, count, since in connection.execute(query)}
+
     def transition(
         self, id: str, to: JobStatus, *, expected: Iterable[JobStatus], note: NewEvent | None = None, **changes: Any
     ) -> JobRecord:
@@ -191,6 +204,21 @@ class Jobs:
             return _must_find(connection, id)
 
 
+def _refuse_over_quota(connection: Connection, project: str) -> None:
+    disk = select(projects.c.max_disk_bytes, projects.c.disk_bytes).where(projects.c.id == project)
+    most, there = connection.execute(disk).one_or_none() or (None, None)
+    if most is not None and (there or 0) > most:
+        raise QuotaExceeded(project, "bytes of files, checkpoints and models on the disk, or more", most)
+    quota = select(projects.c.max_queued_jobs).where(projects.c.id == project)
+    limit = connection.execute(quota).scalar_one_or_none()
+    if limit is None:
+        return
+    connection.execute(quota.with_for_update())  # one at a time, or two would both find the last place
+    waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit)
+    if len(connection.execute(waiting).all()) >= limit:
+        raise QuotaExceeded(project, "waiting jobs", limit)
+
+
 def find_job(connection: Connection, id: str) -> JobRecord | None:
     """The job as this transaction sees it, or None."""
     row = connection.execute(select(jobs).where(jobs.c.id == id)).one_or_none()
@@ -203,6 +231,8 @@ def move_job(connection: Connection, id: str, to: JobStatus, *, expected: Iterab
     if to.is_terminal:
         changes.setdefault("finished_at", time.time())
         changes.setdefault("estimated_finish", None)
+    if changes.get("error_message"):
+        changes["error_message"] = redact(changes["error_message"])
     allowed = [status for status in expected if not status.is_terminal]
     movable = and_(jobs.c.id == id, jobs.c.status.in_(allowed))
     if to is not JobStatus.CANCELLED:
@@ -210,6 +240,7 @@ def move_job(connection: Connection, id: str, to: JobStatus, *, expected: Iterab
     changed = connection.execute(update(jobs).where(movable).values(status=to, **changes))
     if changed.rowcount == 0:
         raise TransitionRefused(id, _must_find(connection, id).visible_status, to)
+    announce_job(connection, id, to)
 
 
 def _must_find(connection: Connection, id: str) -> JobRecord:

@@ -8,6 +8,7 @@ from alembic.util import CommandError as MigrationError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from service.store.projects import USAGE_HALF_LIFE_S
 from service.store.records import StoreError
 from service.store.store import Layout, Store
 
@@ -19,13 +20,15 @@ class CannotOpen(StoreError):
     """There is no usable database at this URL; the text says why, without the password."""
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, usage_half_life_s: float = USAGE_HALF_LIFE_S) -> Store:
     """Open the database at an SQLAlchemy URL and bring its tables up to date.
+
+    `usage_half_life_s`: as `Store` takes it.
 
     Raises:
         CannotOpen: the URL is none, its driver or its database is not there, or the database is not ours.
     """
-    store, shown = _connect(url)
+    store, shown = _connect(url, usage_half_life_s=usage_half_life_s)
     try:
         store.upgrade()
     except (MigrationError, SQLAlchemyError, OSError) as error:
@@ -54,11 +57,11 @@ def read_layout(url: str) -> Layout:
         store.close()
 
 
-def _connect(url: str) -> tuple[Store, str]:
+def _connect(url: str, *, usage_half_life_s: float = USAGE_HALF_LIFE_S) -> tuple[Store, str]:
     """A store on it, whose tables nobody has looked at, and the URL without its password."""
     shown = _parsed(url).render_as_string(hide_password=True)
     try:
-        return Store(url), shown
+        return Store(url, usage_half_life_s=usage_half_life_s), shown
     except ImportError as error:
         message = f"the driver for {shown} is not installed ({error})"
         raise CannotOpen(f"{message}; pip install 'attune-clip[postgres]' brings psycopg") from None

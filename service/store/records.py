@@ -289,6 +289,8 @@ class ProjectRecord:
     """Highest priority that its jobs may ask for."""
     max_disk_bytes: int | None = None
     """Most bytes of files, checkpoints and models."""
+    disk_bytes: int | None = None
+    """Bytes of its files and jobs when they were last measured; None: not yet."""
     device_seconds: float = 0.0
     """Recent use, decaying: what fair share goes by."""
     usage_at: float = 0.0
@@ -403,9 +405,12 @@ class WebhookRecord:
     url: str
     event_types: list[str]
     """Empty: all."""
-    secrets: list[str]
-    """`whsec_...`, the newest first; all of them sign, so that one can be rotated out."""
+    secrets: list[dict[str, Any]]
+    """`{"secret": "whsec_...", "expires_at": time or None}`, the newest first; all that have not expired sign, so that
+    one can be rotated out."""
     created_at: float
+    failing_since: float | None = None
+    """When the first of the tries was made that have failed since the last that did not."""
     disabled_at: float | None = None
     disabled_reason: str | None = None
 

@@ -21,11 +21,15 @@ from service.store.idempotency import IdempotencyKeys
 from service.store.jobs import Jobs
 from service.store.keys import Keys
 from service.store.leases import Leases
+from service.store.leftovers import Leftovers
 from service.store.models import Models
-from service.store.projects import Projects
+from service.store.projects import USAGE_HALF_LIFE_S, Projects
+from service.store.queue import Queue
 from service.store.replicas import Replicas
+from service.store.sweeps import Sweeps
 from service.store.tables import metadata
 from service.store.uploads import Uploads
+from service.store.webhooks import WebhookDeliveries, Webhooks
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -51,11 +55,16 @@ class Layout:
 class Store:
     """Repositories on one database. Threads may share a store; processes open their own."""
 
-    def __init__(self, url: str) -> None:
-        """Open the database at an SQLAlchemy `url`; run `upgrade` before first use."""
+    def __init__(self, url: str, *, usage_half_life_s: float = USAGE_HALF_LIFE_S) -> None:
+        """Open the database at an SQLAlchemy `url`; run `upgrade` before first use.
+
+        `usage_half_life_s`: seconds after which what a project used counts half.
+        """
         self.database = Database(url)
+        self.usage_half_life_s = usage_half_life_s
         self.jobs = Jobs(self.database)
-        self.attempts = Attempts(self.database)
+        self.queue = Queue(self.database)
+        self.attempts = Attempts(self.database, usage_half_life_s=usage_half_life_s)
         self.events = Events(self.database)
         self.checkpoints = Checkpoints(self.database)
         self.models = Models(self.database)
@@ -67,6 +76,10 @@ class Store:
         self.files = Files(self.database)
         self.uploads = Uploads(self.database)
         self.idempotency = IdempotencyKeys(self.database)
+        self.webhooks = Webhooks(self.database)
+        self.deliveries = WebhookDeliveries(self.database)
+        self.sweeps = Sweeps(self.database)
+        self.leftovers = Leftovers(self.database)
 
     def upgrade(self) -> None:
         """Bring the tables to this version's layout. Safe to run again, and from several processes."""

@@ -224,6 +224,7 @@ projects = Table(
     Column("max_queued_jobs", Integer),
     Column("max_priority", Integer, nullable=False),
     Column("max_disk_bytes", BigInteger),
+    Column("disk_bytes", BigInteger),
     Column("device_seconds", Float, nullable=False),
     Column("usage_at", Float, nullable=False),
 )
@@ -354,6 +355,7 @@ webhooks = Table(
     Column("event_types", JSON, nullable=False),
     Column("secrets", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("failing_since", Float),
     Column("disabled_at", Float),
     Column("disabled_reason", Text),
     sqlite_autoincrement=True,
@@ -375,6 +377,7 @@ webhook_deliveries = Table(
     Column("created_at", Float, nullable=False),
     Column("delivered_at", Float),
     Index("ix_webhook_deliveries_status_next_try_at", "status", "next_try_at"),
+    Index("ix_webhook_deliveries_webhook_id_position", "webhook_id", "position"),
     sqlite_autoincrement=True,
 )
 

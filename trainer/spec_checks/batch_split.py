@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from trainer.errors import UnusableSpecError
+from trainer.spec_checks.data import check_pairs
 from trainer.spec_checks.training import check_divides
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def settle_batch(
     compared = _compared(spec, overrides, earlier, forward=wanted * world_size)
     kind = compares(spec)
     if kind == "nothing":
-        micro_size = next(size for size in _divisors(share) if size <= wanted)
+        micro_size = _unrelated_samples(spec, wanted=wanted, share=share, world_size=world_size)
         return BatchSplit(micro_size, share // micro_size, compared=micro_size * world_size)
     if kind == "pairs":
         fitting = (s for s in _divisors(share) if s <= wanted and compared % (s * world_size) == 0)
@@ -118,9 +119,7 @@ def _share(spec: JobSpec, world_size: int) -> int:
     return spec.batch.global_size // world_size
 
 
-def _wanted_micro_size(
-    spec: JobSpec, overrides: Mapping[str, Any], earlier: EarlierSplit | None, *, share: int
-) -> int:
+def _wanted_micro_size(spec: JobSpec, overrides: Mapping[str, Any], earlier: EarlierSplit | None, *, share: int) -> int:
     if overrides.get("micro_size"):
         return min(int(overrides["micro_size"]), share)
     if spec.batch.micro_size != "auto":
@@ -136,13 +135,13 @@ def _refuse_uneven(
         return
     as_asked = spec.parallel.devices == "auto" or spec.parallel.devices * spec.parallel.nodes == world_size
     elsewhere = earlier is not None and earlier.world_size != world_size
-    if as_asked and not elsewhere and (problem := check_divides(spec.batch.global_size, wanted, world_size)):
+    if not as_asked or elsewhere:
+        return
+    if problem := check_divides(spec.batch.global_size, wanted, world_size) or check_pairs(spec, world_size):
         raise UnusableSpecError(problem.message)
 
 
-def _compared(
-    spec: JobSpec, overrides: Mapping[str, Any], earlier: EarlierSplit | None, *, forward: int
-) -> int:
+def _compared(spec: JobSpec, overrides: Mapping[str, Any], earlier: EarlierSplit | None, *, forward: int) -> int:
     """Samples of all ranks that one loss looks at, by the spec or else by what was done so far."""
     if getattr(spec.objective, "feature_cache", False) or overrides.get("feature_cache"):
         return spec.batch.global_size
@@ -182,6 +181,18 @@ def _keeping_the_comparison(
             f"{override} samples on each of {world_size} devices would train something else"
         )
     return BatchSplit(micro_size, share // micro_size, compared=micro_size * world_size)
+
+
+def _unrelated_samples(spec: JobSpec, *, wanted: int, share: int, world_size: int) -> int:
+    """The largest micro-batch up to `wanted` that divides, even where images are mixed in pairs."""
+    augmentation = spec.data.augmentation
+    unit = 1 if augmentation.mixup == augmentation.cutmix == 0 else 2
+    fitting = (size for size in _divisors(share) if size <= wanted and size % unit == 0)
+    if micro_size := next(fitting, 0):
+        return micro_size
+    problem = check_pairs(spec, world_size)
+    detail = problem.message if problem else f"no even micro-batch of at most {wanted} divides the {share} of a device"
+    raise UnusableSpecError(detail)
 
 
 def _divisors(number: int) -> list[int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from service.jobs.scheduling.state import State, Waiting
+from service.jobs.scheduling.state import Running, State, Waiting
 from service.launchers.base import NodeShare, Placement
 
 
@@ -36,7 +36,9 @@ class Board:
         self._stopping = dict.fromkeys(self._total, 0)
         self._ends: dict[str, list[tuple[float, int]]] = {name: [] for name in self._total}
         for run in state.running:
-            self._count_run(run.placement, math.inf if run.ends_at is None else run.ends_at, stopping=run.stopping)
+            self._count_run(run.placement, state.now if run.stopping else _end(run))
+            if run.stopping:
+                self._count_stopping(run.placement)
         self.hold: Hold | None = None
 
     @property
@@ -63,7 +65,7 @@ class Board:
             if self.hold is not None and not self._ends_in_time(job):
                 self._use_spare(share.node, len(share.devices))
             self._free[share.node] = [d for d in self._free[share.node] if d not in share.devices]
-        self._count_run(placement, self._end_of(job), stopping=False)
+        self._count_run(placement, self._end_of(job))
 
     def missing(self, job: Waiting) -> dict[str, int]:
         """By machine that is not reserved and has enough devices: how many more would have to stop, perhaps 0."""
@@ -80,12 +82,15 @@ class Board:
             from_stopping = min(self._stopping[name], job.devices)
             self._stopping[name] -= from_stopping
             del self._free[name][: job.devices - from_stopping]
+            self._ends[name] += [(self._now, -from_stopping), (self._end_of(job), job.devices)]
 
-    def will_stop(self, placement: Placement) -> None:
+    def will_stop(self, run: Running) -> None:
         """A run's devices come free soon."""
-        for share in placement:
-            if share.node in self._stopping:
-                self._stopping[share.node] += len(share.devices)
+        for share in run.placement:
+            if share.node in self._ends:
+                self._ends[share.node].remove((max(_end(run), self._now), len(share.devices)))
+        self._count_run(run.placement, self._now)
+        self._count_stopping(run.placement)
 
     def reserve(self, job: Waiting) -> None:
         """Hold the machines on which a job that does not fit can start first."""
@@ -114,14 +119,15 @@ class Board:
         if name in self.hold.spare:
             self.hold.spare[name] -= num_devices
 
-    def _count_run(self, placement: Placement, ends_at: float, *, stopping: bool) -> None:
+    def _count_run(self, placement: Placement, ends_at: float) -> None:
         for share in placement:
-            if share.node not in self._ends:  # a machine that is lost
-                continue
-            num_devices = len(share.devices)
-            self._ends[share.node].append((self._now if stopping else max(ends_at, self._now), num_devices))
-            if stopping:
-                self._stopping[share.node] += num_devices
+            if share.node in self._ends:  # or else the machine is lost
+                self._ends[share.node].append((max(ends_at, self._now), len(share.devices)))
+
+    def _count_stopping(self, placement: Placement) -> None:
+        for share in placement:
+            if share.node in self._stopping:
+                self._stopping[share.node] += len(share.devices)
 
     def _ready(self, name: str, wanted: int) -> tuple[float, int]:
         """When a machine has `wanted` devices free, and how many it then has."""
@@ -135,3 +141,7 @@ class Board:
     def _spare_at(self, name: str, time: float, wanted: int) -> int:
         free = len(self._free[name]) + sum(num for end, num in self._ends[name] if end <= time)
         return max(0, free - wanted)
+
+
+def _end(run: Running) -> float:
+    return math.inf if run.ends_at is None else run.ends_at

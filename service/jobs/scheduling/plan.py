@@ -98,7 +98,7 @@ class _Turn:
 
     def _stop(self, victim: Running) -> None:
         self._running.remove(victim)
-        self._board.will_stop(victim.placement)
+        self._board.will_stop(victim)
 
     def _queue_up(self, job: Waiting) -> None:
         starts_at = None

@@ -9,13 +9,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from service.launchers.processes import TAG_VARIABLE, send, tags
+from service.launchers.processes import TAG_VARIABLE, lives, send, tags
 
 _GONE_TIMEOUT_S = 10.0
 
@@ -40,11 +39,6 @@ class NodeActor:
         code = self._agent.poll()
         return {"alive": code is None, "code": code, "pid": self._agent.pid}
 
-    def ask_to_stop(self) -> None:
-        """SIGTERM to the agent, which passes it on to the ranks."""
-        if self._agent.poll() is None:
-            self._agent.send_signal(signal.SIGTERM)
-
     def end(self) -> int:
         """Kill every process of the run on this machine, and wait until they are gone; how many are left."""
         left = end_tagged(self._tag)
@@ -60,5 +54,7 @@ def end_tagged(tag: str) -> int:
     found = [process for process, _, name in tags() if name == tag]
     for process in found:
         send(process, signal.SIGKILL)
-    _, left = psutil.wait_procs(found, timeout=_GONE_TIMEOUT_S)
+    deadline = time.monotonic() + _GONE_TIMEOUT_S
+    while (left := [process for process in found if lives(process)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
     return len(left)

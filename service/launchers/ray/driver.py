@@ -8,13 +8,17 @@ that lasts is in the cluster under names: the placement group `attune/JOB/ATTEMP
 from __future__ import annotations
 
 import json
+import logging
 import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
 from ray.util import list_named_actors, placement_group_table
 from ray.util.placement_group import PlacementGroup, get_placement_group, placement_group, remove_placement_group
@@ -42,7 +46,8 @@ class Driver:
         """
         _refuse_open_cluster(address)
         try:
-            ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR")
+            GcsClient(address=address).internal_kv_keys(b"", None, timeout=_LOOK_TIMEOUT_S)
+            ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
         except AuthenticationError as error:
             raise Refused(f"the Ray cluster at {address} does not take the token: {_first_line(error)}") from None
         except RuntimeError as error:
@@ -100,11 +105,6 @@ class Driver:
         parts = [_look_at_part(tag, number) for number in range(num_nodes)]
         known = group is not None or any("gone" not in part for part in parts)
         return {"known": known, "waiting": False, "parts": parts}
-
-    def ask_to_stop(self, tag: str, num_nodes: int) -> None:
-        """SIGTERM to the ranks."""
-        asked = [actor.ask_to_stop.remote() for actor in _actors(tag, num_nodes) if actor is not None]
-        ray.wait(asked, num_returns=len(asked), timeout=_LOOK_TIMEOUT_S) if asked else None
 
     def end(self, tag: str, nodes: Sequence[str]) -> int:
         """Kill every process of a run on nodes that live, and free what it holds in Ray; how many are left."""
@@ -192,8 +192,6 @@ def _refuse_open_cluster(address: str) -> None:
 
     Asked by a process without the token, as Ray reads its mode once.
     """
-    import subprocess
-
     probe = (
         "import sys; from ray._raylet import GcsClient\n"
         "try: GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None, timeout=10)\n"
@@ -253,8 +251,6 @@ def main(address: str, namespace: str) -> int:
 
 def _end_without(parent: int) -> None:
     """A call into a cluster that is gone may hang for a minute: the service's death must not wait for that."""
-    import time
-
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(0)

@@ -134,11 +134,12 @@ class RayLauncher:
         Raises:
             EngineUnavailable: the cluster does not answer. After SIGKILL the processes end all the same.
         """
+        files = GangFiles.of(run)
         if number == signal.SIGKILL:
-            GangFiles.of(run).give_up("killed")
-            self._connection.ask("end", _tag(run), _nodes(run))
+            files.give_up("killed")
+            self._end(run, files, lost=None)
         else:
-            self._connection.ask("ask_to_stop", _tag(run), len(run.placement))
+            files.ask_to_stop()
 
     def list(self) -> Sequence[str]:
         """`JOB/ATTEMPT` of every run that has an actor in the cluster.
@@ -154,14 +155,17 @@ class RayLauncher:
         self._connection.close()
 
     def _look(self, run: Run, files: GangFiles, *, begun: bool) -> RunState:
+        if files.was_cleared:
+            return _gone(files.lost_when_cleared)
         if reason := files.given_up:
-            return self._end(run, lost=to_lost_reason(reason))
+            return self._end(run, files, lost=to_lost_reason(reason))
         seen = self._connection.ask("look", _tag(run), len(run.placement))
         if not seen["known"] and not begun:
             return RunState(None, leader_alive=False, alive=False, started=False)
-        if files.all_ended:
-            return self._end(run, lost="engine_lost" if files.was_abandoned else None)
         missing = {share.node for share in run.placement} - self._living_nodes()
+        if files.all_ended:
+            lost: LostReason = "node_lost" if missing else "engine_lost"
+            return self._end(run, files, lost=lost if files.was_abandoned else None)
         ended = files.ends()
         if any(share.node in missing and rank not in ended for rank, share in enumerate(run.placement)):
             return self._give_up(run, files, "node_lost")
@@ -171,18 +175,21 @@ class RayLauncher:
         if gone or not seen["known"]:
             _tell(files, f"Ray lost this run: {'; '.join(gone.values()) or 'it does not know it any more'}")
             return self._give_up(run, files, "engine_lost")
-        if any(not part["alive"] and rank not in files.ends() for rank, part in enumerate(seen["parts"])):
-            return self._end(run, lost=None)  # an agent that could not even say that it ended
+        if any(part.get("alive") is False and rank not in files.ends() for rank, part in enumerate(seen["parts"])):
+            return self._end(run, files, lost=None)  # an agent that could not even say that it ended
         return _ALIVE
 
     def _give_up(self, run: Run, files: GangFiles, reason: LostReason) -> RunState:
         files.give_up(reason)
-        return self._end(run, lost=reason)
+        return self._end(run, files, lost=reason)
 
-    def _end(self, run: Run, *, lost: LostReason | None) -> RunState:
-        """Clear away what is left of a run; it has ended when nothing is, so that nobody else gets its devices before."""
-        left = self._connection.ask("end", _tag(run), _nodes(run))
-        return _ALIVE if left else _gone(lost)
+    def _end(self, run: Run, files: GangFiles, *, lost: LostReason | None) -> RunState:
+        """Clear away what is left of a run. Only when nothing is has it ended: its devices go to others then."""
+        if not files.was_cleared:
+            if self._connection.ask("end", _tag(run), _nodes(run)):
+                return _ALIVE
+            files.note_cleared(lost)
+        return _gone(lost)
 
     def _living_nodes(self) -> set[str]:
         return {node["node"] for node in self._connection.ask("capacity")["nodes"]}
@@ -207,7 +214,7 @@ class RayLauncher:
     def _count(self, node: Mapping[str, Any], kind: str) -> int:
         if kind == "gpu":
             return int(node["gpus"])
-        return min(node["cpus"], self._slots_per_node or node["cpus"])
+        return int(min(node["cpus"], self._slots_per_node or node["cpus"]))
 
 
 _ALIVE = RunState(None, leader_alive=True, alive=True, started=True)

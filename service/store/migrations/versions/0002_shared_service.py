@@ -63,7 +63,8 @@ def _more_of_jobs() -> None:
 
 def _settle_devices() -> None:
     """What planning needs of a spec becomes columns."""
-    jobs = sa.table("jobs", *(sa.column(name) for name in ("id", "nodes", "devices_per_node")), sa.column("spec", sa.JSON))
+    numbers = (sa.column(name, sa.Integer) for name in ("nodes", "devices_per_node"))
+    jobs = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.JSON), *numbers)
     connection = op.get_bind()
     for id, spec in connection.execute(sa.select(jobs.c.id, jobs.c.spec)).all():
         parallel = spec.get("parallel", {})
@@ -128,6 +129,7 @@ def _new_tables() -> None:
         sa.Column("max_queued_jobs", sa.Integer()),
         sa.Column("max_priority", sa.Integer(), nullable=False),
         sa.Column("max_disk_bytes", sa.BigInteger()),
+        sa.Column("disk_bytes", sa.BigInteger()),
         sa.Column("device_seconds", sa.Float(), nullable=False),
         sa.Column("usage_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_projects"),
@@ -262,6 +264,7 @@ def _new_tables() -> None:
         sa.Column("event_types", sa.JSON(), nullable=False),
         sa.Column("secrets", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("failing_since", sa.Float()),
         sa.Column("disabled_at", sa.Float()),
         sa.Column("disabled_reason", sa.Text()),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name="fk_webhooks_project_id"),
@@ -291,6 +294,7 @@ def _new_tables() -> None:
     op.create_index(
         "ix_webhook_deliveries_status_next_try_at", "webhook_deliveries", ["status", "next_try_at"], unique=False
     )
+    op.create_index("ix_webhook_deliveries_webhook_id_position", "webhook_deliveries", ["webhook_id", "position"])
     op.create_table(
         "sweeps",
         sa.Column("position", POSITION, autoincrement=True, nullable=False),
