@@ -66,7 +66,7 @@ def _stage(asked: int, parallel: ParallelSpec, *, world_size: int) -> int:
         return max(1, asked)
     nothing_to_shard = world_size == 1 and asked <= 2
     if nothing_to_shard and parallel.offload_optimizer == "none" and parallel.deepspeed_config is None:
-        return 0  # saves ZeRO's second copy of the weights, and copying gradients to and fro
+        return 0  # saves ZeRO's second copy of the weights, and the copies of gradients
     return asked
 
 

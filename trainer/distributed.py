@@ -13,12 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import deepspeed
-import deepspeed.ops
 import psutil
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 
 from trainer import fence
 
@@ -38,13 +35,16 @@ def join() -> torch.device:
 
     Returns this rank's device: a GPU if there is one, otherwise the CPU.
     """
+    import deepspeed  # looks for accelerators and says so, which those who only plan need not hear
+    import deepspeed.ops
+
     global _control_group
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
     if os.environ["WORLD_SIZE"] == "1":
         os.environ.setdefault("MASTER_PORT", "0")
-    on_gpu = get_accelerator().device_name() == "cuda"
+    on_gpu = _on_gpu()
     if not on_gpu:
         # Its shared-memory collectives compile on first use, which needs a compiler; gloo needs none.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -57,9 +57,13 @@ def join() -> torch.device:
 
 def device() -> torch.device:
     """Where this rank computes: its GPU if there is one, otherwise the CPU."""
-    if get_accelerator().device_name() == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if _on_gpu() else torch.device("cpu")
+
+
+def _on_gpu() -> bool:
+    from deepspeed.accelerator import get_accelerator
+
+    return bool(get_accelerator().device_name() == "cuda")
 
 
 def leave() -> None:

@@ -74,8 +74,8 @@ class _Handler(SimpleHTTPRequestHandler):
         if self.server.breaks_after is not None and len(data) > self.server.breaks_after:
             data, self.server.breaks_after = data[: self.server.breaks_after], None
             self.close_connection = True
+        self.server.bytes_sent += len(data)  # before the client can have it all and look at the count
         self.wfile.write(data)
-        self.server.bytes_sent += len(data)
 
 
 @pytest.fixture
