@@ -7,7 +7,8 @@ are, every run ends at the same stand-in.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,14 @@ class BadSample(NamedTuple):
     """What it is called."""
     reason: str
     """What is wrong with it."""
+
+
+def in_common(samples: Sequence[tuple[str, str]]) -> str:
+    """What most of some bad samples, keys and reasons, have in common: the shard or folder, and what is wrong."""
+    (folder, there), *_ = Counter(key.rpartition("/")[0] for key, _ in samples).most_common(1)
+    (reason, alike), *_ = Counter(reason for _, reason in samples).most_common(1)
+    place = f"{there} of them in {folder!r}, " if folder else ""
+    return f"{place}{alike} of them because: {reason}"
 
 
 def next_good(row: int, bad: Collection[int], *, num_rows: int) -> int:

@@ -153,6 +153,9 @@ def _write_shard(target: Path, samples: _Pushback, *, numbers: dict[str, int], s
 def _member_key(key: str, taken: set[str]) -> str:
     """A key that ends before the first dot, leads nowhere, and is the only one of its kind in the shard."""
     plain = re.sub(r"[^\w\-/ +,=@()\[\]]", "_", _IMAGE_ENDING.sub("", key)).strip("/ ") or "sample"
+    folder, slash, base = plain.rpartition("/")
+    if base.startswith("__"):  # such members describe the shard itself
+        plain = f"{folder}{slash}sample{base}"
     chosen, number = plain, 1
     while chosen in taken:
         number += 1

@@ -99,7 +99,7 @@ def _prompt_names(samples: Samples, renamed: Mapping[str, str] | Sequence[str]) 
             _require_class(word, words, "class_names")
         names = tuple(renamed.get(word, word.replace("_", " ")) for word in words)
     else:
-        names = tuple(renamed)
+        names = _by_number(tuple(renamed), words)
         if len(names) != len(words):
             message = f"class_names lists {len(names)} names; the data have {len(words)} classes"
             raise DataError("class_names", message)
@@ -110,6 +110,17 @@ def _prompt_names(samples: Samples, renamed: Mapping[str, str] | Sequence[str]) 
             raise DataError("class_names", message)
         seen[name] = word
     return names
+
+
+def _by_number(names: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, ...]:
+    """Where classes are called by numbers, whatever their order, the names that these numbers stand for."""
+    if not words or not all(word.isdecimal() for word in words):
+        return names
+    highest = max(words, key=int)
+    if int(highest) >= len(names):
+        message = f"class_names lists {len(names)} names, counted from 0; the data have a class {highest!r}"
+        raise DataError("class_names", message)
+    return tuple(names[int(word)] for word in words)
 
 
 def _require_class(word: str, words: tuple[str, ...], field: str) -> None:

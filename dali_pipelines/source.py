@@ -19,7 +19,7 @@ from dali_pipelines.storage.location import WHOLE_FILE, Location
 from dali_pipelines.validation import OnBadSample
 
 PADDING = -1
-_MAX_OUTAGES = 16  # objects in a row that the network did not give: then it is not they that are bad
+_MAX_OUTAGES = 16  # reads in a row that the network or a disk refused alike: then it is not the images that are bad
 
 
 class BadSampleError(Exception):
@@ -67,7 +67,8 @@ class Source:
     bad: dict[int, str] = field(default_factory=dict)
     """What is wrong with each row found bad."""
     refused_by_dali: frozenset[int] = frozenset()
-    _outages: int = 0
+    _refusal: int | None = None  # the errno of the last read that failed; None: of the network
+    _refusals: int = 0  # alike, in a row
 
     @functools.cached_property
     def is_remote(self) -> bool:
@@ -156,13 +157,21 @@ class Source:
         except CacheTooSmallError:
             raise  # the next one is not likely to fit either
         except OutageError as error:
-            self._outages += 1
-            if self._outages >= _MAX_OUTAGES or self.on_bad_sample == "fail":
+            if self._refused_alike(None) >= _MAX_OUTAGES or self.on_bad_sample == "fail":
                 raise
             raise UnreadableImage(why_unreadable(error)) from error
         except OSError as error:
+            if error.errno is not None and self._refused_alike(error.errno) >= _MAX_OUTAGES:
+                message = f"{self._refusals} files in a row cannot be read, {location.file!r} the last: "
+                raise OutageError(message + why_unreadable(error)) from error
             raise UnreadableImage(why_unreadable(error)) from error
-        self._outages = 0
+        self._refusals = 0
         if not encoded:
             raise UnreadableImage("the file is empty")
         return encoded
+
+    def _refused_alike(self, number: int | None) -> int:
+        """How many reads in a row have failed with this errno."""
+        self._refusals = self._refusals + 1 if number == self._refusal else 1
+        self._refusal = number
+        return self._refusals

@@ -6,6 +6,7 @@ that a run draws or has prefetched is touched.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -89,57 +90,96 @@ def measure(
 
     Raises:
         BadSampleError: none of the images can be decoded.
+        OSError: one of them cannot be read.
     """
     rows = np.unique(np.linspace(0, len(manifest) - 1, min(num_images, len(manifest))).astype(np.int64))
     chosen = manifest.select(rows)
     threads = num_threads or default_num_threads(world_size)
     cache = cache or Cache.open(trust_copies=True)
-
-    def loader(augment: Augment, make_graph: Callable[..., graphs.Graph]) -> TrainLoader:
-        size = min(_BATCH_SIZE, len(chosen))
-        return TrainLoader(
-            chosen,
-            preprocess=preprocess,
-            augment=augment,
-            sampler=Sampler(len(chosen), seed=0, epoch_end="continue"),
-            global_size=size,
-            micro_size=size,
-            device=device,
-            num_threads=threads,
-            prefetch_batches=prefetch_batches,
-            hardware_load=hardware_load,
-            on_bad_sample="skip",
-            cache=cache,
-            make_graph=make_graph,
-        )
-
+    make_loader = functools.partial(
+        _loader,
+        chosen,
+        preprocess=preprocess,
+        device=device,
+        num_threads=threads,
+        prefetch_batches=prefetch_batches,
+        hardware_load=hardware_load,
+        cache=cache,
+    )
     first, sizes = _read(chosen, cache=cache, num_threads=threads)
     again, _ = _read(chosen, cache=cache, num_threads=threads)
-    plain = Augment(crop=augment.crop, crop_scale=augment.crop_scale, crop_ratio=augment.crop_ratio)
-    before = psutil.Process().memory_info().rss
-    loaders = {"whole": loader(augment, graphs.training)}
-    next(loaders["whole"])
-    grown = psutil.Process().memory_info().rss - before
-    loaders["decoded"] = loader(plain, graphs.decoding)
-    if augment != plain:
-        loaders["resized"] = loader(plain, graphs.training)
-    took = _seconds(loaders, device=device)
-    whole, decoded = took["whole"], took["decoded"]
-    resized = min(whole, took.get("resized", whole))
+    took, grown = _time_loaders(make_loader, augment, device=device)
     width, height = np.median(chosen.sizes, axis=0).astype(int).tolist()
     return StageTimes(
-        seconds={
-            "reading": first,
-            "decoding": max(0.0, decoded - again),
-            "resizing": max(0.0, resized - decoded),
-            "augmenting": max(0.0, whole - resized),
-        },
+        seconds=_by_stage(took, reading=first, reading_again=again),
         num_images=len(chosen),
         num_threads=threads,
         median_bytes=int(np.median(sizes)),
         median_size=(width, height),
         loader_bytes=max(0, grown),
     )
+
+
+def _by_stage(took: Mapping[str, float], *, reading: float, reading_again: float) -> dict[Stage, float]:
+    """Seconds of each stage alone, from those of the loaders, which read what had been read before."""
+    whole, decoded = took["whole"], took["decoded"]
+    resized = min(whole, took.get("resized", whole))
+    return {
+        "reading": reading,
+        "decoding": max(0.0, decoded - reading_again),
+        "resizing": max(0.0, resized - decoded),
+        "augmenting": max(0.0, whole - resized),
+    }
+
+
+def _loader(
+    manifest: Manifest,
+    augment: Augment,
+    make_graph: Callable[..., graphs.Graph],
+    *,
+    preprocess: Preprocess,
+    device: int | None,
+    num_threads: int,
+    prefetch_batches: int,
+    hardware_load: float,
+    cache: Cache,
+) -> TrainLoader:
+    size = min(_BATCH_SIZE, len(manifest))
+    return TrainLoader(
+        manifest,
+        preprocess=preprocess,
+        augment=augment,
+        sampler=Sampler(len(manifest), seed=0, epoch_end="continue"),
+        global_size=size,
+        micro_size=size,
+        device=device,
+        num_threads=num_threads,
+        prefetch_batches=prefetch_batches,
+        hardware_load=hardware_load,
+        on_bad_sample="skip",
+        cache=cache,
+        make_graph=make_graph,
+    )
+
+
+def _time_loaders(
+    make_loader: Callable[[Augment, Callable[..., graphs.Graph]], TrainLoader], augment: Augment, *, device: int | None
+) -> tuple[dict[str, float], int]:
+    """Seconds an image of the whole pipeline and of its beginnings, and the bytes by which the first one grew."""
+    plain = Augment(crop=augment.crop, crop_scale=augment.crop_scale, crop_ratio=augment.crop_ratio)
+    loaders: dict[str, TrainLoader] = {}
+    try:
+        before = psutil.Process().memory_info().rss
+        loaders["whole"] = make_loader(augment, graphs.training)
+        next(loaders["whole"])
+        grown = psutil.Process().memory_info().rss - before
+        loaders["decoded"] = make_loader(plain, graphs.decoding)
+        if augment != plain:
+            loaders["resized"] = make_loader(plain, graphs.training)
+        return _seconds(loaders, device=device), grown
+    finally:
+        for loader in loaders.values():
+            loader.close()
 
 
 def _read(manifest: Manifest, *, cache: Cache, num_threads: int) -> tuple[float, list[int]]:
@@ -153,10 +193,8 @@ def _read(manifest: Manifest, *, cache: Cache, num_threads: int) -> tuple[float,
 
 
 def _seconds(loaders: Mapping[str, TrainLoader], *, device: int | None) -> dict[str, float]:
-    """Seconds an image of each loader, which take turns; the better of two rounds. They are closed."""
+    """Seconds an image of each loader, which take turns; the better of two rounds."""
     rounds = [{name: _one_round(loader, device=device) for name, loader in loaders.items()} for _ in range(_ROUNDS)]
-    for loader in loaders.values():
-        loader.close()
     return {name: min(one[name] for one in rounds) for name in loaders}
 
 

@@ -24,6 +24,7 @@ from trainer.job_dir import (
     AttemptDir,
     ExitRecord,
     JobDir,
+    PreflightReport,
     folder_problem,
     write_json_atomically,
 )
@@ -56,7 +57,7 @@ def run_attempt(arguments: argparse.Namespace) -> int:
     stop.watch_fence(attempt.path)
     try:
         _open_attempt(attempt, job=job, resume=arguments.resume)
-        _require_good_data(spec, job=job)
+        _require_good_data(spec, job=job, attempt=attempt)
         phase_ends("data_check")
         ended = train(spec, job=job, attempt=attempt, resume=arguments.resume, device=device, stop=stop)
     except Exception as error:
@@ -109,14 +110,24 @@ def _open_attempt(attempt: AttemptDir, *, job: JobDir, resume: bool) -> None:
         write_json_atomically(attempt.record, Attempt(number=attempt.number, resume=resume, created_at=time.time()))
 
 
-def _require_good_data(spec: JobSpec, *, job: JobDir) -> None:
+def _require_good_data(spec: JobSpec, *, job: JobDir, attempt: AttemptDir) -> None:
     """Rank 0 looks at the data unless that was done before; all ranks stop if it cannot be used."""
     report = job.read_preflight_report()
     if report is None and dist.get_rank() == 0:
         report = preflight.run(spec, job=job)
+        _tell_remarks(report, attempt)
     report = agree(report)
     if not report.ok:
-        raise UnusableDataError("; ".join(p.message for p in report.problems if p.fatal))
+        raise UnusableDataError("; ".join(str(problem) for problem in report.problems if problem.fatal))
+
+
+def _tell_remarks(report: PreflightReport, attempt: AttemptDir) -> None:
+    """Show what does not stop the job, by the process that looked: a service that did has shown it itself."""
+    with events.EventWriter(attempt.events) as writer:
+        for problem in report.problems:
+            if not problem.fatal:
+                writer.write(events.Message(level="warn", message=str(problem)))
+                print(f"warn: {problem}", flush=True)
 
 
 def _failure(error: Exception, *, job: JobDir) -> ExitRecord | None:

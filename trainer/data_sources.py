@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from dali_pipelines import validation
+from dali_pipelines.bad_samples import in_common
 from dali_pipelines.manifest import Manifest
 from dali_pipelines.pillow_images import Exif
 from dali_pipelines.selection import Selection, select
 from dali_pipelines.sources import READERS, DataError, Samples
 from dali_pipelines.sources.samples import require_several_classes
 from dali_pipelines.storage import Cache, StorageError, is_url
-from dali_pipelines.validation import Checked, Look, OnBadSample, ValidationReport
+from dali_pipelines.validation import BadSamplesError, Checked, Look, OnBadSample, ValidationReport
 from trainer.published_names import resolve_class_names
 from trainer.spec import AnySource, CacheSpec, DataSource, MixtureSource, Source
 from trainer.spec.sources import members
@@ -103,8 +104,12 @@ def check_source(
     on_bad_sample: OnBadSample,
     seed: int = 0,
     several_classes: bool = False,
+    max_bad_share: float = 1.0,
 ) -> Checked:
-    """As `read_source`, with what was found of each image; a mixture's members have a journal each."""
+    """As `read_source`, with what was found of each image; a mixture's members have a journal each.
+
+    `max_bad_share`: refuse data of which a larger share cannot be decoded.
+    """
     samples = list_members(source, cache=how.cache, seed=seed)
     if several_classes:
         _require_several_classes(samples)
@@ -113,11 +118,26 @@ def check_source(
         with _member_named(source, number):
             own = how if how.journal is None else replace(how, journal=how.journal / str(number))
             parts.append(validation.check(listed, own, on_bad_sample=on_bad_sample, seed=seed))
+    _require_few_bad(source, parts, num_listed=sum(map(len, samples)), max_bad_share=max_bad_share)
     if not isinstance(source, MixtureSource):
         return parts[0]
     together = Manifest.concatenate([part.manifest for part in parts], shares=source.weights)
     facts = pa.concat_tables([part.facts for part in parts])
     return Checked(together, _united(together, parts), facts, np.concatenate([part.stand_ins for part in parts]))
+
+
+def _require_few_bad(source: AnySource, parts: Sequence[Checked], *, num_listed: int, max_bad_share: float) -> None:
+    bad = [one for part in parts for one in part.report.bad]
+    if len(bad) <= max_bad_share * num_listed:
+        return
+    message = (
+        f"{len(bad)} of {num_listed} images cannot be decoded, and data.max_bad_share allows {max_bad_share:g}: "
+        f"{in_common(bad)}"
+    )
+    manifest = Manifest.concatenate([part.manifest for part in parts])
+    refused = BadSamplesError(_united(manifest, parts), message)
+    refused.field = "sources" if isinstance(source, MixtureSource) else "path"
+    raise refused
 
 
 def _united(together: Manifest, parts: Sequence[Checked]) -> ValidationReport:

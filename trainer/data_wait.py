@@ -41,7 +41,7 @@ class DataWaitWatch:
         head = f"{share:.0%} of the time of the last {self._steps} steps was spent waiting for data"
         try:
             times = _stage_times(self._run)
-        except (BadSampleError, RuntimeError) as error:  # the run itself goes on
+        except (BadSampleError, RuntimeError, OSError) as error:  # the run itself goes on
             return f"{head}; its stages could not be timed: {error}"
         wanted = self._steps * self._run.spec.batch.global_size / self._run.world_size / (self._seconds - self._waited)
         return f"{head}. {diagnosis(times, wanted=wanted, run=self._run)}"

@@ -96,6 +96,11 @@ class DataProblem(Record):
     fatal: bool = True
     """Whether the job cannot run with it."""
 
+    def __str__(self) -> str:
+        """Field and message; a message that begins with the field says it once."""
+        named = re.match(rf"{re.escape(self.field)}(?![\w.])", self.message)
+        return self.message if named else f"{self.field}: {self.message}"
+
 
 class PreflightReport(Record):
     """`preflight/report.json`: what the data looks like, before any training."""

@@ -74,8 +74,8 @@ def train(
                 stopping = step < total_steps and any_rank(stop.reason is not None)
                 evaluating, saving = run.evaluates_at(step), stopping or run.saves_at(step)
                 if step == 1 or step % spec.log_every_steps == 0 or saving or evaluating:
-                    _refuse_non_finite(first_bad_step, job=job)
                     run.bad_samples.report(reporter)
+                    _refuse_non_finite(first_bad_step, job=job)
                     logged = _step_event(run, step=step, lr=lr, loss=step_loss, meter=meter)
                     reporter.write(logged)
                     with meter.paused():
@@ -84,6 +84,7 @@ def train(
                     if evaluating and not stopping:
                         reporter.write(events.Stage(stage="evaluating"))
                         scores = evaluate_run(run, step=step, reporter=reporter)
+                        run.bad_samples.report(reporter)
                         reporter.write(events.Stage(stage="training"))
                     if saving:
                         _save(run, job=job, attempt=attempt, step=step, scores=scores, reporter=reporter)
@@ -92,6 +93,7 @@ def train(
 
         reporter.write(events.Stage(stage="exporting"))
         reporter.write(export_run(run, job=job))
+        run.bad_samples.report(reporter, bounded=False)  # what was found since; the model is there
         return _ended("succeeded", "completed", f"finished after {step} steps", step=step)
 
 

@@ -77,6 +77,7 @@ def _check(source: AnySource, *, spec: JobSpec, training: bool, journal: Path) -
         on_bad_sample=spec.data.on_bad_sample,
         seed=spec.seed,
         several_classes=training and tells_classes_apart(spec),
+        max_bad_share=spec.data.max_bad_share,
     )
 
 
@@ -165,7 +166,7 @@ def main() -> int:
     job = JobDir(parser.parse_args().job_dir)
     report = run(job.read_spec(), job=job)
     for problem in report.problems:
-        print(f"{problem.field}: {problem.message}", file=sys.stderr)
+        print(problem, file=sys.stderr)
     return 0 if report.ok else 2
 
 

@@ -59,11 +59,17 @@ def _by_word(wanted: str, published: Sequence[str], words: Sequence[str]) -> dic
     by_number = all(word.isdecimal() for word in words)
     if not by_number and None not in found and len(set(found)) == len(found):
         return {word: published[place] for word, place in zip(words, found, strict=True) if place is not None}
+    if by_number and words:
+        highest = max(words, key=int)
+        if int(highest) >= len(published):
+            message = f"class_names {wanted!r} has {len(published)} names, counted from 0"
+            raise DataError("class_names", f"{message}; the data have a class {highest!r}")
+        return {word: published[int(word)] for word in words}
     if len(words) != len(published):
         message = f"class_names {wanted!r} has {len(published)} names; the data have {len(words)} classes"
         raise DataError("class_names", f"{message}, and these are not all among them by name")
     for number, place in enumerate(found):
-        if place not in (None, number) and not by_number:
+        if place not in (None, number):
             message = f"class_names {wanted!r} does not fit: class {words[number]!r} is number {number} of the data"
             raise DataError("class_names", f"{message} and {place} of the set; give a mapping of word to name")
     return dict(zip(words, published, strict=True))

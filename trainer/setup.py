@@ -135,7 +135,11 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
         schedule=schedule,
         steps_per_epoch=steps_per_epoch,
         flops_per_sample=flops,
-        bad_samples=BadSampleLog(spec.data.on_bad_sample),
+        bad_samples=BadSampleLog(
+            spec.data.on_bad_sample,
+            num_samples={name: len(manifest) for name, manifest in manifests.items()},
+            max_bad_share=spec.data.max_bad_share,
+        ),
         start_weights=_start_weights(spec, replica.module),
     )
 

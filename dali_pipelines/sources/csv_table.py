@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dali_pipelines.manifest import NO_LABEL
 from dali_pipelines.sources.image_paths import Locator, folder_of_images, local_table, require_one_image
+from dali_pipelines.sources.labels import numbered
 from dali_pipelines.sources.samples import DataError, Samples
 from dali_pipelines.storage import Cache
 
@@ -87,8 +88,8 @@ class _Row:
 
 
 def _samples(root: Path | str, entries: dict[str, _Entry], columns: dict[str, str]) -> Samples:
-    labels, class_names = _numbered([entry.label for entry in entries.values()])
-    domains, domain_names = _numbered([entry.domain for entry in entries.values()])
+    labels, class_names = numbered([entry.label for entry in entries.values()], field="label_column")
+    domains, domain_names = _by_name([entry.domain for entry in entries.values()])
     return Samples(
         root,
         list(entries),
@@ -100,7 +101,7 @@ def _samples(root: Path | str, entries: dict[str, _Entry], columns: dict[str, st
     )
 
 
-def _numbered(words: Sequence[str | None]) -> tuple[list[int], tuple[str, ...]]:
+def _by_name(words: Sequence[str | None]) -> tuple[list[int], tuple[str, ...]]:
     names = tuple(sorted({word for word in words if word is not None}))
     numbers = {name: number for number, name in enumerate(names)}
     return [NO_LABEL if word is None else numbers[word] for word in words], names

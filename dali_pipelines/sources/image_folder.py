@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from dali_pipelines.sources.folders import ImageTree, no_images
 from dali_pipelines.sources.samples import DataError, Samples
-from dali_pipelines.storage import Cache
+from dali_pipelines.storage import Cache, is_url
+
+_OTHER_FORMATS = (
+    ("*.tar", "webdataset"),
+    ("*.parquet", "parquet"),
+    ("*.feather", "parquet"),
+    ("dataset_dict.json", "hf_dataset"),
+    ("state.json", "hf_dataset"),
+)
 
 
 def read(path: str | os.PathLike[str], *, cache: Cache) -> Samples:
@@ -37,4 +46,9 @@ def _no_class_folders(tree: ImageTree) -> str:
         return (
             f"folder {str(tree.root)!r} holds images but no class folders; put the images of each class into a folder"
         )
-    return f"folder {str(tree.root)!r} is empty: it holds no class folders"
+    if is_url(str(tree.root)) or not any(Path(tree.root).iterdir()):
+        return f"folder {str(tree.root)!r} is empty: it holds no class folders"
+    for pattern, name in _OTHER_FORMATS:
+        if any(Path(tree.root).glob(pattern)):
+            return f"folder {str(tree.root)!r} holds {pattern} and no class folders; give `format: {name}`"
+    return f"folder {str(tree.root)!r} holds no class folders"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 BLOCK = 512
+_LONGEST_PADDING = 1 << 20
 _PLAIN_FILE = frozenset([b"0", b"\0", b"7"])
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _MAX_HEADER_BYTES = 1 << 20
@@ -54,6 +55,7 @@ def _members(file: IO[bytes], *, size: int) -> Iterator[Member]:
         file.seek(position)
         header = file.read(BLOCK)
         if not header.strip(b"\0"):
+            _require_end(file, header, position, is_complete=long_name is None and not extended)
             return
         kind, length = _kind_and_length(header, position)
         start = position + BLOCK
@@ -71,6 +73,14 @@ def _members(file: IO[bytes], *, size: int) -> Iterator[Member]:
             if kind in _PLAIN_FILE and not name.endswith("/"):
                 yield Member(name, start, length)
             long_name, extended = None, {}
+
+
+def _require_end(file: IO[bytes], header: bytes, position: int, *, is_complete: bool) -> None:
+    """Refuse an end that a whole archive does not have: what is cut between two members would else be lost unseen."""
+    if not header:
+        raise DamagedTar(f"it ends at byte {position} without the empty blocks that end a tar, so it may be cut")
+    if not is_complete or file.read(_LONGEST_PADDING).strip(b"\0"):
+        raise DamagedTar(f"it has an empty block at byte {position}, before its end")
 
 
 def _kind_and_length(header: bytes, position: int) -> tuple[bytes, int]:

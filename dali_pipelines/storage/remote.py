@@ -7,6 +7,7 @@ Credentials and endpoints are those that fsspec's packages take from the environ
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -28,6 +29,11 @@ _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryEr
 _FINAL_BUGS = (ValueError, TypeError, NotImplementedError, AttributeError)
 _VERSIONS = ("ETag", "etag", "e_tag", "md5Hash", "generation", "Content-MD5", "Last-Modified", "LastModified", "mtime")
 _CONNECT_S, _SILENCE_S = 30, 60
+_SAID_AGAIN_S = 30.0
+
+_log = logging.getLogger(__name__)
+_said_at: dict[str, float] = {}  # by host
+_said_lock = threading.Lock()
 
 Result = TypeVar("Result")
 
@@ -40,6 +46,11 @@ class ObjectInfo:
     """Bytes; None where the server does not say."""
     version: str
     """Changes when the object does, as far as the server tells: its ETag, checksum or date, and the size."""
+
+    @property
+    def tells_changes(self) -> bool:
+        """Whether the server tells more than the size."""
+        return not self.version.startswith(";")
 
 
 class Remote:
@@ -128,8 +139,20 @@ def patiently(request: Callable[[], Result], url: str) -> Result:
             if attempt + 1 == NUM_TRIES:
                 message = f"{shown(url)!r} cannot be read, tried {NUM_TRIES} times: {_reason(error)}"
                 raise OutageError(message) from error
+            if attempt == 0:
+                _say_once_a_while(url, error)
         time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
+
+
+def _say_once_a_while(url: str, error: Exception) -> None:
+    """Tell that a host does not answer and is tried again, and not for each of many objects."""
+    host, now = urlsplit(shown(url)).netloc, time.monotonic()
+    with _said_lock:
+        if now - _said_at.get(host, -_SAID_AGAIN_S) < _SAID_AGAIN_S:
+            return
+        _said_at[host] = now
+    _log.warning("%r cannot be read: %s; it is tried up to %d times", shown(url), _reason(error), NUM_TRIES)
 
 
 def shown(url: str) -> str:

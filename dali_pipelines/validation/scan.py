@@ -7,7 +7,6 @@ bytes; with a journal the rows lie in memory-mapped files.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from dali_pipelines.storage.location import WHOLE_FILE
 from dali_pipelines.validation.image_facts import DEFAULT_MAX_PIXELS, PLAIN, Facts, look
 from dali_pipelines.validation.journal import Journal
 from dali_pipelines.validation.perceptual import fingerprints
+from dali_pipelines.validation.stamps import UNKNOWN, Stamp, Stamps
 
 CHUNK = 1024  # images that a crash loses at most, times the chunks under way
 _TASK = 32  # images that a thread takes at a time
@@ -57,9 +57,6 @@ _OF_AN_IMAGE = pa.schema(
 _STAMP = pa.schema({"size": pa.int64(), "modified_ns": pa.int64()})
 FACTS = pa.schema([*_OF_AN_IMAGE, pa.field("perceptual", pa.uint64()), pa.field("thumbnail", pa.binary(64))])
 """A row an image: the fields of `Facts`, the perceptual hash (0 for a plain surface) and an 8 x 8 grey thumbnail."""
-
-_UNREAD = (-1, -1)  # the stamp of a file that could not be read: looked at again next time
-_REMOTE = (0, 0)
 
 Progress = Callable[[int], None]
 """Is told how many images more have been looked at."""
@@ -96,10 +93,11 @@ def _scanned(samples: Samples, chunks: Sequence[range], how: Look) -> Iterator[p
     journal = None if how.journal is None else Journal(how.journal, settings=f"{how.exif} {how.max_pixels}")
     num_threads = max(how.num_threads, NUM_REMOTE_READERS) if is_url(str(samples.root)) else how.num_threads
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="validate")
+    stamps = Stamps()
     under_way: deque[_Chunk] = deque()
     try:
         for number, rows in enumerate(chunks):
-            under_way.append(_Chunk(number, [location(samples, row) for row in rows], how, journal, pool))
+            under_way.append(_Chunk(number, [location(samples, row) for row in rows], how, journal, pool, stamps))
             if len(under_way) > _UNDER_WAY:
                 yield under_way.popleft().finish()
         while under_way:
@@ -112,14 +110,20 @@ class _Chunk:
     """Some images that are being looked at: those that the journal does not know, or that have changed since."""
 
     def __init__(
-        self, number: int, locations: list[Location], how: Look, journal: Journal | None, pool: ThreadPoolExecutor
+        self,
+        number: int,
+        locations: list[Location],
+        how: Look,
+        journal: Journal | None,
+        pool: ThreadPoolExecutor,
+        stamps: Stamps,
     ) -> None:
         self._number, self._locations, self._how, self._journal = number, locations, how, journal
         self._known = None if journal is None else journal.load(number, locations)
-        rows = np.arange(len(locations)) if self._known is None else _changed(self._known, locations)
+        rows = np.arange(len(locations)) if self._known is None else _changed(self._known, locations, stamps, pool)
         self._rows = rows
         self._tasks: list[Future[pa.Table]] = [
-            pool.submit(_look_at, [locations[row] for row in rows[start : start + _TASK]], how)
+            pool.submit(_look_at, [locations[row] for row in rows[start : start + _TASK]], how, stamps)
             for start in range(0, len(rows), _TASK)
         ]
 
@@ -148,12 +152,12 @@ def location(samples: Samples, row: int) -> Location:
     return Location(file, int(samples.offsets[row]), int(samples.lengths[row]))
 
 
-def _look_at(locations: Sequence[Location], how: Look) -> pa.Table:
-    facts, grids, stamps = zip(*(_look_at_one(place, how) for place in locations), strict=True)
+def _look_at(locations: Sequence[Location], how: Look, stamps: Stamps) -> pa.Table:
+    facts, grids, stamped = zip(*(_look_at_one(place, how, stamps) for place in locations), strict=True)
     perceptual, thumbnails = fingerprints(np.stack(grids))
     hashes = [pa.array(perceptual), pa.array([one.tobytes() for one in thumbnails], pa.binary(64))]
     return pa.Table.from_arrays(
-        [*_columns(facts, _OF_AN_IMAGE), *hashes, *_columns(stamps, _STAMP)], schema=pa.schema([*FACTS, *_STAMP])
+        [*_columns(facts, _OF_AN_IMAGE), *hashes, *_columns(stamped, _STAMP)], schema=pa.schema([*FACTS, *_STAMP])
     )
 
 
@@ -161,14 +165,14 @@ def _columns(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[pa.Arra
     return [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
 
 
-def _look_at_one(place: Location, how: Look) -> tuple[Facts, np.ndarray, tuple[int, int]]:
+def _look_at_one(place: Location, how: Look, stamps: Stamps) -> tuple[Facts, np.ndarray, Stamp]:
     try:
-        stamp = _stamp(place)
+        stamp = UNKNOWN if how.journal is None else stamps.of(place)
         content = read_bytes(place, how.cache)
     except (CacheTooSmallError, OutageError):
         raise  # it is not the image that is bad
     except OSError as error:
-        return Facts(reason=_unread(error)), PLAIN, _UNREAD
+        return Facts(reason=_unread(error)), PLAIN, UNKNOWN
     # Within a larger file the name is that of the container, whose extension says nothing.
     name = place.file if place.length == WHOLE_FILE else ""
     return (*look(content, name=name, exif=how.exif, max_pixels=how.max_pixels), stamp)
@@ -180,32 +184,18 @@ def _unread(error: OSError) -> str:
     return f"the file cannot be read: {error.strerror or error}"
 
 
-def _stamp(place: Location) -> tuple[int, int]:
-    """By which a local file is known to be as it was: size, and time of change in ns."""
-    if is_url(place.file):
-        return _REMOTE
-    status = os.stat(place.file)
-    return status.st_size, status.st_mtime_ns
-
-
-def _changed(known: pa.Table, locations: Sequence[Location]) -> np.ndarray:
+def _changed(known: pa.Table, locations: Sequence[Location], stamps: Stamps, pool: ThreadPoolExecutor) -> np.ndarray:
     """Rows of a chunk that the journal knows, but whose files have changed or could not be read."""
+    places = {place.file: place for place in locations}
+    asked = pool.map(stamps.now, places.values()) if any(map(is_url, places)) else map(stamps.now, places.values())
+    now = dict(zip(places, asked, strict=True))
     noted = zip(known["size"].to_pylist(), known["modified_ns"].to_pylist(), strict=True)
-    stamps: dict[str, tuple[int, int]] = {}
-    rows = []
-    for row, (place, before) in enumerate(zip(locations, noted, strict=True)):
-        if place.file not in stamps:
-            stamps[place.file] = _stamp_or_unread(place)
-        if before == _UNREAD or stamps[place.file] != before:
-            rows.append(row)
+    rows = [
+        row
+        for row, (place, before) in enumerate(zip(locations, noted, strict=True))
+        if before == UNKNOWN or now[place.file] != before
+    ]
     return np.array(rows, np.int64)
-
-
-def _stamp_or_unread(place: Location) -> tuple[int, int]:
-    try:
-        return _stamp(place)
-    except OSError:
-        return _UNREAD
 
 
 def _merged(known: pa.Table | None, rows: np.ndarray, found: Sequence[pa.Table]) -> pa.Table:

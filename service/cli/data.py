@@ -237,7 +237,8 @@ def _run(request: dict[str, Any], *, json: bool) -> int:
     """Run the child and show its answer; what is wrong, it says itself."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the child is ended too
     child = subprocess.run(
-        [sys.executable, "-P", "-m", _MODULE, json_module.dumps(request)],
+        [sys.executable, "-P", "-m", _MODULE, "-"],  # not as an argument, which is limited and seen by all
+        input=json_module.dumps(request),
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         text=True,

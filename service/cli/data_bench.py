@@ -37,7 +37,7 @@ def bench(
         typer.Option("--threads", min=1, help="Decoder threads a device. [default: the spec's, or by the machine]"),
     ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Run the model on this machine, in place of an estimate from its FLOPs.")
+        bool, typer.Option("--measure", help="Run the model here, in place of an estimate. [default: without a GPU]")
     ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="With --measure: images a forward pass.")] = 32,
     devices: Annotated[
@@ -91,7 +91,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         environment = launcher.environment(run)
         environment["CUDA_VISIBLE_DEVICES"] = str(capacity.devices[0]) if capacity.kind == "gpu" else ""
         child = subprocess.run(
-            [sys.executable, "-P", "-m", _MODULE, json_module.dumps(request)],
+            [sys.executable, "-P", "-m", _MODULE, "-"],  # not as an argument, which is limited and seen by all
+            input=json_module.dumps(request),
             env=environment,
             stdout=subprocess.PIPE,
             text=True,

@@ -102,7 +102,7 @@ class Preflights:
 
     def _move_on(self, job: JobRecord, report: PreflightReport) -> None:
         if report.ok:
-            warnings = [f"{p.field}: {p.message}" for p in report.problems]
+            warnings = [str(problem) for problem in report.problems]
             message = "; ".join(["Files validated, job queued", *warnings])
             level: EventLevel = "warn" if warnings else "info"
             lifecycle.move(self._store, job.id, JobStatus.QUEUED, message=message, level=level)

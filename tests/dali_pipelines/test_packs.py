@@ -94,11 +94,11 @@ def test_the_same_samples_give_the_same_bytes_in_shards_of_the_size_asked_for(tm
 
 
 def test_keys_lead_nowhere_and_differ(tmp_path):
-    keys = ["../../etc/passwd", "/a/b.c.jpg", "a/b_c", "a\nb", "x" * 300, "naïve", "", "a.jpg", "a.png"]
+    keys = ["../../etc/passwd", "/a/b.c.jpg", "a/b_c", "a\nb", "x" * 300, "naïve", "", "a.jpg", "a.png", "b/__img.jpg"]
     write_shards(tmp_path, [PackedSample(key, image("PNG")) for key in keys])
     names = [name.removesuffix(".png") for name in members(tmp_path / "shard-00000.tar")]
     assert names == [
-        *("__/__/etc/passwd", "a/b_c", "a/b_c-2", "a_b", "x" * 300, "naïve", "sample", "a", "a-2"),
+        *("__/__/etc/passwd", "a/b_c", "a/b_c-2", "a_b", "x" * 300, "naïve", "sample", "a", "a-2", "b/sample__img"),
     ]
 
 

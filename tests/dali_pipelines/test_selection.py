@@ -83,6 +83,16 @@ def test_a_list_names_all_in_order():
         chosen(class_names=["ox", "wolf"])
 
 
+def test_a_list_goes_by_the_numbers_that_classes_are_called_by():
+    words = tuple(sorted(map(str, range(12))))  # 0, 1, 10, 11, 2, ...
+    numbers = Samples("/r", [f"{word}.jpg" for word in words], labels=list(range(12)), class_names=words)
+    names = [f"name {number}" for number in range(12)]
+    chosen = select(numbers, Selection(class_names=names))
+    assert chosen.class_names == tuple(f"name {word}" for word in words)
+    with pytest.raises(DataError, match="lists 11 names, counted from 0; the data have a class '11'"):
+        select(numbers, Selection(class_names=names[:11]))
+
+
 def test_limits_of_each_class():
     assert chosen(limit_per_class=1) == [0, 3, 5]
     assert chosen(limit_per_class=1, offset_per_class=1) == [1, 4]

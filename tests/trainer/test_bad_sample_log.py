@@ -10,6 +10,7 @@ import torch.distributed as dist
 from dali_pipelines.bad_samples import BadSample
 from trainer import events
 from trainer.bad_sample_log import BadSampleLog
+from trainer.errors import UnusableDataError
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ class Collected(list):
 @pytest.mark.parametrize(("on_bad_sample", "action"), [("skip", "skipped"), ("replace", "replaced")])
 @pytest.mark.usefixtures("one_rank")
 def test_each_bad_sample_is_told_once_and_counted_by_data_set(on_bad_sample, action):
-    log = BadSampleLog(on_bad_sample)
+    log = BadSampleLog(on_bad_sample, num_samples={"train": 10, "evaluate-shifted": 10})
     told = Collected()
     log.report(told)
     assert told == []
@@ -46,6 +47,20 @@ def test_each_bad_sample_is_told_once_and_counted_by_data_set(on_bad_sample, act
         ("shifted", "s/2.jpg", "skipped", 1),
         ("train", "9.jpg", action, 3),
     ]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_more_bad_samples_than_are_allowed_end_the_attempt():
+    log = BadSampleLog("skip", num_samples={"train": 20, "evaluate-shifted": 20}, max_bad_share=0.1)
+    told = Collected()
+    log.of("train")(BadSample(0, "a.tar/0.jpg", "truncated"))
+    log.of("train")(BadSample(1, "a.tar/1.jpg", "truncated"))
+    log.of("evaluate-shifted")(BadSample(1, "b.tar/1.jpg", "gone"))
+    log.report(told)
+    log.of("train")(BadSample(7, "b.tar/7.jpg", "gone"))
+    with pytest.raises(UnusableDataError, match=r"data.train: 3 of 20 .* 2 of them in 'a.tar', 2 .*: truncated"):
+        log.report(told)
+    assert len(told) == 4
 
 
 @pytest.mark.slow

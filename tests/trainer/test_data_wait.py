@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,6 +85,13 @@ def test_data_that_cannot_be_read_any_more_do_not_end_the_run(run):
             damaged.write(b"no image")
     (message,) = warnings_of(run, logged(1, wait=0.9), logged(20, wait=0.5))
     assert "could not be timed" in message
+
+
+def test_a_file_that_is_gone_does_not_end_the_run(run):
+    (tmp := Path(run.manifests["train"].files([3])[0])).unlink()
+    (message,) = warnings_of(run, logged(1, wait=0.9), logged(20, wait=0.5))
+    assert "could not be timed" in message
+    assert tmp.name in message
 
 
 def times(**milliseconds):

@@ -19,6 +19,7 @@ def checked(damaged_photos, tmp_path):
                 "train": str(damaged_photos / "train"),
                 "validation": str(damaged_photos / "validation"),
                 "on_bad_sample": "skip",
+                "max_bad_share": 0.5,
                 **data,
             },
             "batch": {"global_size": 4},

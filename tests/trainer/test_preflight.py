@@ -1,11 +1,13 @@
 """What is found in the data before a job takes a device."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from dali_pipelines.manifest import Manifest
 from trainer import preflight
-from trainer.job_dir import JobDir
+from trainer.job_dir import DataProblem, JobDir
 from trainer.spec import JobSpec
 
 
@@ -28,6 +30,28 @@ def checked(digits, tmp_path):
         return report, Manifest.load(job.manifest("train")) if job.manifest("train").exists() else None
 
     return run
+
+
+@pytest.mark.parametrize(("max_bad_share", "ok"), [(0.1, False), (0.2, True)])
+def test_data_of_which_too_many_are_bad_are_refused(checked, digits, tmp_path, max_bad_share, ok):
+    shutil.copytree(digits / "train", tmp_path / "images")
+    files = sorted((tmp_path / "images").glob("*/*.jpg"))
+    for file in files[: len(files) // 8]:
+        file.write_bytes(b"no image")
+    data = {"train": str(tmp_path / "images"), "on_bad_sample": "skip", "max_bad_share": max_bad_share}
+    report, _ = checked(data)
+    assert report.ok == ok
+    assert report.datasets["train"]["bad"]
+    if not ok:
+        assert report.problems[0].field == "data.train.path"
+        assert "data.max_bad_share allows 0.1: " in report.problems[0].message
+
+
+def test_a_problem_names_its_field_once():
+    shots = DataProblem(field="data.shots", message="data.shots 4: too few")
+    assert str(shots) == "data.shots 4: too few"
+    path = DataProblem(field="data.evaluate.x.path", message="folder 'x' does not exist")
+    assert str(path) == "data.evaluate.x.path: folder 'x' does not exist"
 
 
 def test_shots_leave_that_many_images_of_each_class_by_the_seed(checked):

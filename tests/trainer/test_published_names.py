@@ -62,6 +62,15 @@ def test_names_that_stand_elsewhere_are_refused():
         resolve_class_names("cifar10", ["cat", "wolf"], classes=None)
 
 
+def test_numbers_as_words_stand_for_the_sets_own_order():
+    words = sorted(map(str, range(1000)))
+    found = resolve_class_names("imagenet", words, classes=None)
+    assert isinstance(found, dict)
+    assert (found["10"], found["2"]) == ("brambling", "great white shark")
+    with pytest.raises(DataError, match="class '1000'"):
+        resolve_class_names("imagenet", [*words, "1000"], classes=None)
+
+
 def test_a_file_names_classes_in_order(tmp_path, digits):
     names = tmp_path / "names.txt"
     names.write_text("".join(f"digit {number}\n" for number in range(10)))

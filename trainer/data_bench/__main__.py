@@ -1,4 +1,5 @@
-"""The child process behind `attune data bench`: a request as JSON in its argument, the answer on standard output.
+"""The child process behind `attune data bench`: a request as JSON in its argument, or with `-` on standard input; the
+answer on standard output.
 
 Exit codes: 0, or 2 for a request or data that cannot be used.
 """
@@ -13,13 +14,14 @@ from dali_pipelines.loader import BadSampleError
 from dali_pipelines.sources import DataError
 from trainer.data_bench.bench import bench
 from trainer.data_bench.request import Bench
+from trainer.data_tools.request import given
 from trainer.errors import TrainingError
 from trainer.resolve import SpecError
 
 
 def main(arguments: list[str]) -> int:
     """Run one request."""
-    request = Bench.model_validate_json(arguments[0])
+    request = Bench.model_validate_json(given(arguments))
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what libraries have to say is no part of the answer
             answer = bench(request)

@@ -44,7 +44,7 @@ def bench(request: Bench) -> Answer:
         name: _times(source, spec, request=request, preprocess=model.preprocess, num_threads=threads)
         for name, source in named.items()
     }
-    if request.measure_model:
+    if request.measure_model or (request.device_name is None and not torch.cuda.is_available()):
         takes = appetite.measure(spec, model, batch_size=request.batch_size)
     else:
         takes = appetite.estimate(spec, model, device_name=request.device_name, mfu=request.mfu)

@@ -21,7 +21,8 @@ class Bench(DataRequest):
     num_samples: PositiveInt = 48
     """Images to time."""
     measure_model: bool = False
-    """Run forward and backward passes on this machine, in place of an estimate from FLOPs."""
+    """Run forward and backward passes on this machine, in place of an estimate from FLOPs; always where there is no GPU
+    and none is named."""
     batch_size: PositiveInt = 32
     """Images a forward pass, where the model is run."""
     devices: PositiveInt | None = None

@@ -1,4 +1,5 @@
-"""The child process behind `attune data`: a request as JSON in its argument, the answer as JSON on standard output.
+"""The child process behind `attune data`: a request as JSON in its argument, or with `-` on standard input; the
+answer as JSON on standard output.
 
 Exit codes: 0, 1 if the data are not as they should be, 2 for a request or data that cannot be used.
 """
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter
 from dali_pipelines.sources import DataError
 from trainer.data_tools import inspection, moving, validation
 from trainer.data_tools.answer import Answer
-from trainer.data_tools.request import Request
+from trainer.data_tools.request import Request, given
 from trainer.errors import TrainingError
 
 _COMMANDS = {
@@ -28,7 +29,7 @@ _COMMANDS = {
 
 def main(arguments: list[str]) -> int:
     """Run one request."""
-    request = TypeAdapter(Request).validate_json(arguments[0])
+    request = TypeAdapter(Request).validate_json(given(arguments))
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what libraries have to say is no part of the answer
             answer: Answer = _COMMANDS[request.command](request)  # type: ignore[operator]

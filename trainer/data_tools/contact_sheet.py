@@ -80,8 +80,9 @@ def _copies(sheet: Sheet, pictures: _Pictures, survey: Survey) -> None:
     conflicts = {id(group) for group in survey.conflicts}
     leaking = {id(group) for group in survey.groups if len({id(survey.place(row)[0]) for row in group.rows}) > 1}
     ordered = sorted(survey.groups, key=lambda group: (id(group) not in conflicts, id(group) not in leaking))
+    groups = "1 group" if len(survey.groups) == 1 else f"{len(survey.groups):,} groups"
     sheet.heading(
-        f"Copies and near copies: {len(survey.groups):,} groups, {len(leaking):,} across data sets,"
+        f"Copies and near copies: {groups}, {len(leaking):,} across data sets,"
         f" {len(conflicts):,} with different classes"
     )
     tiles = [_group(pictures, survey, group, id(group) in conflicts) for group in ordered[:_MAX_GROUPS]]

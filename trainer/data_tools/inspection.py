@@ -9,7 +9,7 @@ import numpy as np
 
 from dali_pipelines import pillow_images
 from dali_pipelines.pillow_images import UnreadableImage
-from dali_pipelines.storage import Cache, read_bytes
+from dali_pipelines.storage import read_bytes
 from dali_pipelines.validation import Look
 from trainer.data_sources import open_cache
 from trainer.data_tools.answer import Answer, spec_lines
@@ -27,11 +27,11 @@ def inspect(request: Inspect) -> Answer:
     """
     sources = request.data_sets()
     cache = open_cache(request.cache)
-    seed = request.spec.seed if request.spec else 0
-    data = [DataSet.list(name, source, Look(cache), seed=seed) for name, source in sources.items()]
+    how = Look(cache, exif=request.spec.data.exif if request.spec else "ignore")
+    data = [DataSet.list(name, source, how, seed=request.seed_of_data) for name, source in sources.items()]
     tables = {"data-sets": _sets(data, sources)}
     for one in data:
-        tables |= _of_one(one, cache, num_samples=request.num_samples, alone=len(data) == 1)
+        tables |= _of_one(one, how, num_samples=request.num_samples, alone=len(data) == 1)
     document = {
         "data_sets": {one.name: _described(one, sources[one.name]) for one in data},
         "tables": {name: table.to_json() for name, table in tables.items()},
@@ -87,7 +87,7 @@ def _sets(data: list[DataSet], sources: Mapping[str, AnySource]) -> Table:
     return Table(columns, tuple(rows), "Data sets")
 
 
-def _of_one(one: DataSet, cache: Cache, *, num_samples: int, alone: bool) -> dict[str, Table]:
+def _of_one(one: DataSet, how: Look, *, num_samples: int, alone: bool) -> dict[str, Table]:
     of = "" if alone else f" of {one.name}"
     prefix = "" if alone else f"{one.name}-"
     every = np.ones(len(one), bool)
@@ -98,7 +98,7 @@ def _of_one(one: DataSet, cache: Cache, *, num_samples: int, alone: bool) -> dic
             tables[prefix + kind] = Table(columns, tuple(counts.items()), f"{kind.capitalize()}{of}")
     shown = np.unique(np.linspace(0, len(one) - 1, min(num_samples, len(one))).round().astype(int)).tolist()
     captions = _captions_at(one, set(shown))
-    rows = [_sample(one, row, captions.get(row), cache) for row in shown]
+    rows = [_sample(one, row, captions.get(row), how) for row in shown]
     heads = ("image", "class", "domain", "caption", "format", "mode", "size", "decoded by")
     kept = [place for place in range(len(heads)) if place == 0 or any(row[place] != "-" for row in rows)]
     tables[prefix + "samples"] = text_table(
@@ -115,11 +115,11 @@ def _captions_at(one: DataSet, rows: set[int]) -> dict[int, str]:
     return {row: " | ".join(own) for row, own in enumerate(one.captions()) if row in rows}
 
 
-def _sample(one: DataSet, row: int, caption: str | None, cache: Cache) -> list[Cell]:
+def _sample(one: DataSet, row: int, caption: str | None, how: Look) -> list[Cell]:
     named = [one.key(row), one.class_name(row) or "-", one.domain_name(row) or "-", caption or "-"]
     try:
-        with pillow_images.opened(read_bytes(one.location(row), cache)) as image:
-            facts = pillow_images.facts(image, "ignore")
+        with pillow_images.opened(read_bytes(one.location(row), how.cache)) as image:
+            facts = pillow_images.facts(image, how.exif)
             return [*named, image.format or "-", image.mode, f"{facts.width} x {facts.height}", facts.decoder]
     except (OSError, UnreadableImage) as error:
         return [*named, f"cannot be read: {error}", "-", "-", "-"]

@@ -38,7 +38,7 @@ def stage(request: Stage) -> Answer:
     rows, data = [], {}
     for name, source in request.data_sets().items():
         fields = []
-        for number, samples in enumerate(list_members(source, cache=cache)):
+        for number, samples in enumerate(list_members(source, cache=cache, seed=request.seed_of_data)):
             folder = None if request.output is None else Path(request.output) / name / str(number)
             with bar(f"staging {name}", total=len(samples)) as progress:
                 staged = stage_samples(
@@ -67,7 +67,7 @@ def convert(request: Convert) -> Answer:
     cache = open_cache(request.cache)
     data = {}
     for name, source in sources.items():
-        members = list_members(source, cache=cache)
+        members = list_members(source, cache=cache, seed=request.seed_of_data)
         root = Path(request.output) if len(sources) == 1 else Path(request.output) / name
         fields = []
         for number, samples in enumerate(members):
@@ -94,7 +94,7 @@ def split(request: Split) -> Answer:
         num_threads=request.num_threads or num_cores(),
         journal=Path(request.journal) if request.journal else None,
     )
-    one = DataSet.list(name, source, look)
+    one = DataSet.list(name, source, look, seed=request.seed_of_data)
     samples = one.members[0]
     groups = _groups_of_copies(one, look, near=request.near) if request.group_duplicates else None
     parts = _rows_of_parts(samples, request, groups)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +14,11 @@ from dali_pipelines.validation.image_facts import DEFAULT_MAX_PIXELS
 from trainer.errors import UnusableSpecError
 from trainer.named_sources import named_sources
 from trainer.spec import AnySource, CacheSpec, JobSpec, NonNegativeInt, PositiveInt, Section
+
+
+def given(arguments: Sequence[str]) -> str:
+    """A command's request as JSON: its one argument, or standard input if that is `-`."""
+    return sys.stdin.read() if arguments[0] == "-" else arguments[0]
 
 
 class DataRequest(Section):
@@ -42,6 +49,11 @@ class DataRequest(Section):
     def cache(self) -> CacheSpec:
         """The job's cache; the machine's own without a job."""
         return CacheSpec() if self.spec is None else self.spec.data.cache
+
+    @property
+    def seed_of_data(self) -> int:
+        """What draws a source's `fraction`: the job's seed, as in its training."""
+        return 0 if self.spec is None else self.spec.seed
 
 
 def _of_job(spec: JobSpec) -> dict[str, AnySource]:

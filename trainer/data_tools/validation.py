@@ -35,8 +35,7 @@ def validate(request: Validate) -> Answer:
         UnusableSpecError: the request does not fit.
     """
     how = _look(request)
-    seed = request.spec.seed if request.spec else 0
-    data = [DataSet.list(name, source, how, seed=seed) for name, source in _sources(request).items()]
+    data = [DataSet.list(name, source, how, seed=request.seed_of_data) for name, source in _sources(request).items()]
     started = time.monotonic()
     with bar("looking at images", total=sum(map(len, data))) as progress:
         looking = replace(how, progress=progress.advance)

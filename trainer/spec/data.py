@@ -62,6 +62,9 @@ class DataSpec(Section):
     and name it. `skip`: leave it out, and count it in the job's events; in a batch the next sample of the data takes
     its place. `replace`: a sample of the same class (without classes: any) takes its place, drawn by the seed, so that
     epochs and class counts stay as the data list them."""
+    max_bad_share: Fraction = 0.1
+    """Share of a data set's images that may be bad where `on_bad_sample` leaves them out or replaces them. If more are
+    when the data are checked, the job is refused; if more go bad during an attempt, it ends. 1 sets no bound."""
     class_balanced: bool = False
     """Draw every class equally often, whatever its size: a class whose samples run out is gone through again in a new
     order. Samples without a class are left out, and an epoch is as many samples as have one. With a mixture's weights,

@@ -59,6 +59,12 @@ def test_labels_become_numbers_in_order_of_name(read, root):
     assert samples.captions is None
 
 
+def test_labels_that_are_numbers_keep_their_order_and_minus_one_is_none(read, root):
+    path = table(root, "image,label", "images/a.jpg,10", "images/b c.jpg,2", "images/d.png,-1")
+    found = read(path, caption_column=None, label_column="label")
+    assert (found.labels, found.class_names) == ([10, 2, -1], tuple(map(str, range(11))))
+
+
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-8-sig", "utf-16"])
 def test_other_encodings(read, root, encoding):
     path = table(root, "image,caption", "images/a.jpg,一只猫", encoding=encoding)

@@ -71,6 +71,21 @@ def test_an_empty_folder(cache, tmp_path):
         image_folder.read(tmp_path, cache=cache)
 
 
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a-000.tar", "webdataset"),
+        ("a.parquet", "parquet"),
+        ("dataset_dict.json", "hf_dataset"),
+        ("state.json", "hf_dataset"),
+    ],
+)
+def test_a_folder_of_another_format_is_told(cache, tmp_path, name, wanted):
+    (tmp_path / name).touch()
+    with fails("path", "no class folders; give", f"format: {wanted}"):
+        image_folder.read(tmp_path, cache=cache)
+
+
 def test_images_without_class_folders(cache, root):
     with fails("path", "holds images but no class folders"):
         image_folder.read(root / "dog", cache=cache)

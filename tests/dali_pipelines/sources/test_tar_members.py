@@ -42,10 +42,20 @@ def test_plain_files_of_all_formats_are_found_as_tarfile_finds_them(tmp_path, ki
     assert len(expected) >= 5
 
 
-def test_an_archive_without_its_end_marker_is_read(tmp_path):
+def test_an_archive_that_is_cut_between_two_members_is_damaged(tmp_path):
     path = archive(tmp_path)
     path.write_bytes(path.read_bytes()[: 2 * 1024])
-    assert [member.name for member in members(path)] == ["0.jpg", "1.jpg"]
+    with pytest.raises(DamagedTar, match="without the empty blocks.*last good member is '1.jpg'"):
+        list(members(path))
+
+
+def test_an_empty_block_before_the_end_is_damage(tmp_path):
+    path = archive(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[1024:1536] = bytes(512)
+    path.write_bytes(content)
+    with pytest.raises(DamagedTar, match="empty block at byte 1024.*last good member is '0.jpg'"):
+        list(members(path))
 
 
 def archive(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -15,8 +16,9 @@ from dali_pipelines.sampler import Sampler
 from dali_pipelines.selection import Selection, select
 from dali_pipelines.sources import image_folder
 from dali_pipelines.storage import Cache, OutageError
+from dali_pipelines.storage import remote as remote_module
 from dali_pipelines.transforms import Augment, Preprocess
-from dali_pipelines.validation import validate
+from dali_pipelines.validation import Look, scan, validate
 
 PREPROCESS = Preprocess(image_size=32)
 
@@ -71,6 +73,34 @@ def test_objects_that_vanish_or_change_are_replaced(web, remote, tmp_path):
     assert "is 300x300 now" in told[1].reason
     np.testing.assert_array_equal(batch.labels, remote.labels[:5])
     loader.close()
+
+
+def test_a_remote_image_that_was_repaired_is_looked_at_again(web, folder, own_cache, tmp_path, caplog):
+    shutil.copytree(folder, web.folder, dirs_exist_ok=True)
+    samples = select(image_folder.read(web.url, cache=own_cache), Selection())
+    broken = web.folder / samples.paths[3]
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    os.utime(broken, (1, 1))
+    how = Look(own_cache, num_threads=2, journal=tmp_path / "journal")
+    assert scan(samples, how)["reason"][3].as_py()
+    broken.write_bytes(whole)
+    web.requests.clear()
+    web.failures = 1
+    again = scan(samples, how)
+    assert again["reason"][3].as_py() == ""
+    assert sum(count for (kind, _), count in web.requests.items() if kind == "GET") <= 3
+    assert scan(samples, how).equals(again)
+
+
+def test_what_is_tried_again_is_said(web, impatient, caplog):
+    (web.folder / "a.txt").write_text("a")
+    web.failures = 2
+    remote_module._said_at.clear()
+    assert remote_module.Remote(f"{web.url}/a.txt").read() == b"a"
+    (record,) = caplog.records
+    assert "the server answers 503" in record.getMessage()
+    assert "tried up to 5 times" in record.getMessage()
 
 
 @pytest.mark.usefixtures("impatient")

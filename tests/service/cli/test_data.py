@@ -39,6 +39,18 @@ def test_a_spec_stands_for_its_data(attune, two_class_folder, tmp_path):
     assert json.loads(ended.stdout)["data_sets"]["train"]["num_samples"] == 16
 
 
+def test_a_request_may_be_longer_than_an_argument(attune, two_class_folder, tmp_path):
+    templates = [f"a photo of a {{}}, number {number:0100}" for number in range(2000)]
+    job = {
+        "model": "attune-tiny-32",
+        "objective": {"name": "class_prompts"},
+        "data": {"train": str(two_class_folder), "templates": templates},
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    ended = attune("data", "inspect", "job.yaml", "--json")
+    assert ended.returncode == 0, ended.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

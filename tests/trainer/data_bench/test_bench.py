@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from trainer.data_bench import __main__ as command
@@ -46,6 +47,13 @@ def test_a_model_can_be_run(folder):
     takes = appetite.measure(spec, appetite.structure(spec), batch_size=4)
     assert takes.images_per_s > 0
     assert "measured" in takes.how
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's speed is estimated")
+def test_without_a_gpu_the_model_is_run(folder):
+    answer = bench(request(folder, batch_size=4))
+    assert "measured on this machine's cpu" in answer.document["model_how"]
+    assert answer.document["model_images_per_s"] > 0
 
 
 def test_the_estimate_is_three_forward_passes(folder):
