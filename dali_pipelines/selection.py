@@ -42,7 +42,10 @@ def select(samples: Samples, chosen: Selection) -> Samples:
     """
     if chosen.classes is not None:
         samples = _only_classes(samples, tuple(chosen.classes))
-    samples = replace(samples, class_names=_prompt_names(samples, chosen.class_names))
+    names = chosen.class_names
+    if chosen.classes is None and not isinstance(names, Mapping):
+        names = _by_number(tuple(names), samples.class_names)
+    samples = replace(samples, class_names=_prompt_names(samples, names))
     if chosen.offset_per_class or chosen.limit_per_class is not None:
         samples = _some_of_each_class(samples, offset=chosen.offset_per_class, limit=chosen.limit_per_class)
     if chosen.fraction < 1:
@@ -99,7 +102,7 @@ def _prompt_names(samples: Samples, renamed: Mapping[str, str] | Sequence[str]) 
             _require_class(word, words, "class_names")
         names = tuple(renamed.get(word, word.replace("_", " ")) for word in words)
     else:
-        names = _by_number(tuple(renamed), words)
+        names = tuple(renamed)
         if len(names) != len(words):
             message = f"class_names lists {len(names)} names; the data have {len(words)} classes"
             raise DataError("class_names", message)
@@ -113,9 +116,12 @@ def _prompt_names(samples: Samples, renamed: Mapping[str, str] | Sequence[str]) 
 
 
 def _by_number(names: tuple[str, ...], words: tuple[str, ...]) -> tuple[str, ...]:
-    """Where classes are called by numbers, whatever their order, the names that these numbers stand for."""
+    """Where classes are called by numbers, however these are sorted as words, the names in the order of the words."""
     if not words or not all(word.isdecimal() for word in words):
         return names
+    if len(names) == len(words):
+        by_word = dict(zip(sorted(words, key=int), names, strict=True))
+        return tuple(by_word[word] for word in words)
     highest = max(words, key=int)
     if int(highest) >= len(names):
         message = f"class_names lists {len(names)} names, counted from 0; the data have a class {highest!r}"

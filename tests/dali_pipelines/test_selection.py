@@ -89,8 +89,13 @@ def test_a_list_goes_by_the_numbers_that_classes_are_called_by():
     names = [f"name {number}" for number in range(12)]
     chosen = select(numbers, Selection(class_names=names))
     assert chosen.class_names == tuple(f"name {word}" for word in words)
+    assert select(numbers, Selection(class_names=[*names, "more"])).class_names == chosen.class_names
     with pytest.raises(DataError, match="lists 11 names, counted from 0; the data have a class '11'"):
         select(numbers, Selection(class_names=names[:11]))
+    from_one = Samples("/r", ["a.jpg", "b.jpg"], labels=[0, 1], class_names=("10", "9"))
+    assert select(from_one, Selection(class_names=["nine", "ten"])).class_names == ("ten", "nine")
+    reordered = select(numbers, Selection(classes=["3", "10"], class_names=["three", "ten"]))
+    assert reordered.class_names == ("three", "ten")
 
 
 def test_limits_of_each_class():
