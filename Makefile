@@ -8,13 +8,14 @@ STAMP := $(VENV)/.attune-installed
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu lint fix serve wheel clean
+.PHONY: help demo test test-slow test-gpu fuzz lint fix serve wheel clean
 
 help:
 	@echo "make demo       train, evaluate and query a small CLIP on handwritten digits (five minutes)"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the tests that launch DeepSpeed"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
+	@echo "make fuzz       Schemathesis against the service's OpenAPI document"
 	@echo "make lint       ruff, mypy and codespell"
 	@echo "make fix        let ruff correct and format"
 	@echo "make serve      the service on http://127.0.0.1:8321"
@@ -38,6 +39,9 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+fuzz: $(STAMP)
+	ATTUNE_FUZZ_EXAMPLES=25 ATTUNE_FUZZ_PHASES=examples,coverage,fuzzing,stateful $(BIN)/python -m pytest tests/service/test_fuzz.py -s --timeout 3600 $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ def gradients(
     objective = PairObjective(PromptTexts(tokens), loss=loss)
     mean_loss = 0.0
     batches = _batches(micro_size, accumulation, rank=rank, image_size=model.preprocess.image_size)
-    for number, value in enumerate(step_losses(objective, engine, batches, cached=cached)):
+    for number, value in enumerate(step_losses(objective, engine, batches, cached=accumulation if cached else 1)):
         engine.backward(value)
         mean_loss += value.item() / accumulation
         if number < accumulation - 1:

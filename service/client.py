@@ -120,6 +120,37 @@ class AttuneClient:
         """
         return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/resume")
 
+    def change_job(self, job_id: str, **changes: Any) -> Json:
+        """Change `priority`, `preemptible`, `deadline` or `max_runtime_s` of a job that has not ended. Returns the job.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        return self._json("PATCH", f"/v1/fine_tuning/jobs/{quote(job_id)}", json=changes)
+
+    def queue(
+        self, *, after: str | None = None, limit: int = 20, all_projects: bool = False
+    ) -> tuple[list[Json], bool]:
+        """A page of the jobs that wait for devices, each with why it waits, and whether there are more."""
+        page = self._json("GET", "/v1/queue", params=_given(after=after, limit=limit, all_projects=all_projects))
+        return page["data"], page["has_more"]
+
+    def place_in_queue(self, job_id: str) -> Json:
+        """Where a job stands in the queue, and why it waits.
+
+        Raises:
+            Conflict: it does not wait for devices.
+        """
+        return self._json("GET", f"/v1/queue/{quote(job_id)}")
+
+    def move_job(self, job_id: str, *, to: str | None = None, before: str | None = None) -> Json:
+        """Move a waiting job `to` the `front` or `back` of those of its project and priority, or `before` another.
+
+        Raises:
+            Conflict: one of them does not wait, or they are not in one line.
+        """
+        return self._json("POST", "/v1/queue/reorder", json=_given(job_id=job_id, to=to, before=before))
+
     def list_events(self, job_id: str, *, after: str | None = None, limit: int = 20) -> tuple[list[Json], bool]:
         """A page of a job's events, newest first, and whether there are more."""
         page = self._json(
@@ -188,6 +219,34 @@ class AttuneClient:
             NotFound: there is no such model.
         """
         return self._json("DELETE", f"/v1/models/{quote(name)}")
+
+    def create_sweep(self, request: Mapping[str, Any]) -> Json:
+        """Begin a sweep; `request` is the body of `POST /v1/fine_tuning/sweeps`. Returns the sweep.
+
+        Raises:
+            BadRequest: the search or a trial's spec cannot be made; `problems` lists why.
+        """
+        return self._json("POST", "/v1/fine_tuning/sweeps", json=dict(request))
+
+    def sweep(self, sweep_id: str) -> Json:
+        """One sweep with its best trial.
+
+        Raises:
+            NotFound: there is no such sweep.
+        """
+        return self._json("GET", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}")
+
+    def cancel_sweep(self, sweep_id: str) -> Json:
+        """End a sweep and cancel its jobs. Returns the sweep.
+
+        Raises:
+            Conflict: it has ended.
+        """
+        return self._json("POST", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}/cancel")
+
+    def sweep_results(self, sweep_id: str) -> Json:
+        """A sweep's results: the metric, the goal, and a row a trial in `data`."""
+        return self._json("GET", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}/results")
 
     def recipes(self) -> list[Json]:
         """All recipes, without their specs."""

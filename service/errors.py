@@ -1,6 +1,8 @@
 """What can go wrong for a caller: one exception tree, and the handlers that turn it into OpenAI's envelope.
 
     AttuneError                  500  internal_error
+      Unauthenticated            401  invalid_api_key     with `WWW-Authenticate`
+      Forbidden                  403  forbidden
       NotFound                   404  not_found
       InvalidRequest             400  invalid_request     (or 422: well-formed JSON of the wrong shape)
         InvalidSpec              400  invalid_spec        with a list of `problems`
@@ -25,11 +27,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from service.store.records import AlreadyExists, StoreError, TransitionRefused, UnknownId
+from service.redaction import redact_values
+from service.store.records import AlreadyExists, QuotaExceeded, StoreError, TransitionRefused, UnknownId
 from trainer.resolve import SpecError, SpecProblem
 
 logger = logging.getLogger(__name__)
+
+_QUOTA_RETRY_S = 60.0
 
 
 class AttuneError(Exception):
@@ -59,6 +65,24 @@ class AttuneError(Exception):
     def envelope(self) -> dict[str, Any]:
         """The response body."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class Unauthenticated(AttuneError):
+    """The request carries no API key, or none that is valid."""
+
+    default_status = 401
+    default_code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """How to say who one is."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(AttuneError):
+    """The caller may not do this."""
+
+    default_status = 403
+    default_code = "forbidden"
 
 
 class NotFound(AttuneError):
@@ -159,7 +183,7 @@ class _AsciiJson(JSONResponse):
 
 def error_response(error: AttuneError) -> JSONResponse:
     """The answer to a caller that ran into `error`."""
-    return _AsciiJson(error.envelope(), status_code=error.status, headers=error.headers())
+    return _AsciiJson(redact_values(error.envelope()), status_code=error.status, headers=error.headers())
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -186,6 +210,8 @@ async def _answer_store_error(request: Request, error: Exception) -> JSONRespons
     if isinstance(error, UnknownId):
         named_by = "after" if request.query_params.get("after") == error.id else None
         return error_response(NotFound(str(error), param=named_by))
+    if isinstance(error, QuotaExceeded):
+        return error_response(TooManyRequests(str(error), code="quota_exceeded", retry_after_s=_QUOTA_RETRY_S))
     if isinstance(error, TransitionRefused | AlreadyExists):
         return error_response(Conflict(str(error)))
     return await _answer_surprise(request, error)
@@ -204,7 +230,15 @@ async def _answer_http_error(request: Request, error: Exception) -> JSONResponse
     code = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}.get(error.status_code)
     answer = error_response(AttuneError(message, status=error.status_code, code=code or "invalid_request"))
     answer.headers.update(error.headers or {})
+    if error.status_code == 405:
+        answer.headers["Allow"] = ", ".join(_methods_at(request))
     return answer
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Methods of all routes at this path; a route by itself only knows its own."""
+    there = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in there for method in getattr(route, "methods", None) or ()})
 
 
 async def _answer_surprise(request: Request, error: Exception) -> JSONResponse:

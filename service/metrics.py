@@ -6,7 +6,9 @@ they count to `Metrics.registry`, as `service.inference.measurements` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -57,7 +59,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch(self, store: Store, capacity: Capacity) -> None:
+    def watch(self, store: Store, capacity: Callable[[], Capacity]) -> None:
         """Also tell about the jobs in `store` and the machine's devices."""
         self.registry.register(JobCollector(store, capacity))
 
@@ -69,7 +71,7 @@ class Metrics:
 class JobCollector(Collector):
     """Reads the state of jobs from the store at each scrape, so that it is true after a restart, too."""
 
-    def __init__(self, store: Store, capacity: Capacity) -> None:
+    def __init__(self, store: Store, capacity: Callable[[], Capacity]) -> None:
         self._store = store
         self._capacity = capacity
 
@@ -85,9 +87,20 @@ class JobCollector(Collector):
             jobs.add_metric([status.value], count)
         yield jobs
         yield GaugeMetricFamily("attune_queue_depth", "Jobs that wait for devices", value=counts[JobStatus.QUEUED])
+        yield from self._waiting()
         yield self._attempts()
         yield from self._devices()
         yield from self._running()
+
+    def _waiting(self) -> Iterable[Metric]:
+        depth = GaugeMetricFamily("attune_project_queue_depth", "Jobs of a project that wait", labels=["project"])
+        wait = GaugeMetricFamily(
+            "attune_project_queue_wait_seconds", "Seconds that a project's first waiting job waits", labels=["project"]
+        )
+        for project, (count, since) in self._store.jobs.waiting_by_project().items():
+            depth.add_metric([project], count)
+            wait.add_metric([project], 0.0 if since is None else max(0.0, time.time() - since))
+        return depth, wait
 
     def _attempts(self) -> Metric:
         ended = self._store.attempts.count_ended()
@@ -98,10 +111,15 @@ class JobCollector(Collector):
 
     def _devices(self) -> Iterable[Metric]:
         total = GaugeMetricFamily("attune_devices", "Devices of this machine", labels=["kind"])
-        total.add_metric([self._capacity.kind], len(self._capacity.devices))
+        capacity = self._capacity()
+        total.add_metric([capacity.kind], capacity.count)
         yield total
-        taken = len(self._store.attempts.leased_devices())
-        yield GaugeMetricFamily("attune_devices_in_use", "Devices that attempts hold", value=taken)
+        taken = self._store.attempts.leased_devices()
+        yield GaugeMetricFamily("attune_devices_in_use", "Devices that attempts hold", value=len(taken))
+        by_node = GaugeMetricFamily("attune_node_devices_in_use", "Devices of a node in use", labels=["node"])
+        for node, count in Counts(node for node, _ in taken).items():
+            by_node.add_metric([node], count)
+        yield by_node
 
     def _running(self) -> Iterable[Metric]:
         families = {

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import PayloadTooLarge, error_response
 from service.metrics import Metrics
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNMATCHED = "unmatched"
+FORM_BYTES = 1024 * 1024
+"""What a multipart form may add to the file in it."""
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -38,25 +44,69 @@ class RequestIds:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        with logs.about(request_id=request_id):
+            await self.app(scope, receive, send_with_id)
 
 
-class BodyLimit:
-    """Refuses a request body of more than `max_bytes`: by its announced length, or as soon as more arrives."""
+class SecurityHeaders:
+    """Tells browsers to take answers for what they are called, and to keep, frame and pass on nothing of them."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    ALWAYS: ClassVar = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "x-frame-options": "DENY",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "no-store",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    }
+    OF_PAGES = (
+        "default-src 'none'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; style-src 'self' "
+        "'unsafe-inline' https://cdn.jsdelivr.net https://fonts.googleapis.com; font-src https://fonts.gstatic.com; "
+        "img-src 'self' data: https://fastapi.tiangolo.com https://cdn.redoc.ly; worker-src blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    """`/docs` and `/redoc` load their scripts from a content network."""
+
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.max_bytes = max_bytes
-        self.message = f"the request body is larger than {max_bytes} bytes, the limit of this service"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.ALWAYS.items():
+                    headers.setdefault(name, value)  # a route may know better how long its answer keeps
+                if headers.get("content-type", "").startswith("text/html"):
+                    headers["content-security-policy"] = self.OF_PAGES
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class BodyLimit:
+    """Refuses a request body of more than `max_bytes`: by its announced length, or as soon as more arrives."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, larger: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`larger`: limits of paths that take files, by a regular expression of the whole path."""
+        self.app = app
+        self.max_bytes = max_bytes
+        self.larger = [(re.compile(pattern), limit) for pattern, limit in larger.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        max_bytes = next((limit for path, limit in self.larger if path.fullmatch(scope["path"])), self.max_bytes)
+        refusal = f"the request body is larger than {max_bytes} bytes, the limit of this service"
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.max_bytes:
-            answer = error_response(PayloadTooLarge(self.message))
+        if announced.isdecimal() and int(announced) > max_bytes:
+            answer = error_response(PayloadTooLarge(refusal))
             answer.headers["connection"] = "close"
             await answer(scope, receive, send)
             return
@@ -66,9 +116,9 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            if received > max_bytes:
                 # FastAPI calls any other exception here a bad request.
-                raise HTTPException(413, self.message, headers={"connection": "close"})
+                raise HTTPException(413, refusal, headers={"connection": "close"})
             return message
 
         await self.app(scope, receive_limited, send)

@@ -26,6 +26,17 @@ def describe_with_spec(app: FastAPI) -> None:
             spec = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
             parts = spec.pop("$defs")
             schema["components"]["schemas"] = {**parts, "JobSpec": spec, **schema["components"]["schemas"]}
+            _describe_refusals(schema)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the schema
+
+
+def _describe_refusals(schema: dict[str, Any]) -> None:
+    """Say of every operation below /v1 that its other refusals have the same shape: no key, too many requests, an
+    `after` that is unknown, a body that is too large."""
+    refusal = {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}
+    for path, operations in schema["paths"].items():
+        for operation in operations.values() if path.startswith("/v1/") else ():
+            described = {"description": "Refused; `error.code` says why.", "content": {"application/json": refusal}}
+            operation["responses"].setdefault("4XX", described)

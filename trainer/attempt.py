@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from dali_pipelines.loader import BadSampleError
 from dali_pipelines.storage import CacheTooSmallError, OutageError
-from trainer import checkpoint, distributed, events, preflight
+from trainer import checkpoint, distributed, events, fence, preflight
 from trainer.distributed import StopRequest, agree
 from trainer.errors import TrainingError, UnusableDataError, UnusableSpecError
 from trainer.job_dir import (
@@ -54,6 +54,7 @@ def run_attempt(arguments: argparse.Namespace) -> int:
             print(f"bad spec\n{error}", file=sys.stderr)
         return 2
     attempt = job.attempt(agree(arguments.attempt or _next_number(job)))
+    stop.watch_fence(attempt.path)
     try:
         _open_attempt(attempt, job=job, resume=arguments.resume)
         _require_good_data(spec, job=job, attempt=attempt)
@@ -153,7 +154,7 @@ def _reason(error: Exception) -> str | None:
             return None  # the next attempt may find the network mended
         case torch.OutOfMemoryError() | MemoryError():
             return "out_of_memory"
-        case dist.DistError():
+        case dist.DistError() | fence.Fenced():
             return None
         case RuntimeError() if dist.get_world_size() > 1 and _PEER_LOST.search(str(error)):
             return None
@@ -161,7 +162,12 @@ def _reason(error: Exception) -> str | None:
 
 
 def _record(ended: ExitRecord, attempt: AttemptDir) -> None:
-    """Write exit.json unless another rank already said why the attempt ended."""
+    """Write exit.json unless another rank already said why the attempt ended.
+
+    Raises:
+        Fenced: the attempt was given up; its folder is left as it is.
+    """
+    fence.require_own(attempt.path)
     if attempt.exit.exists():
         return
     level = "error" if ended.status == "failed" else "info"

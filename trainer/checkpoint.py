@@ -2,11 +2,15 @@
 
     checkpoints/step-40-attempt-2/
       checkpoint.json         step, metrics, spec, number of ranks: CheckpointRecord
-      deepspeed/state/        model, optimizer, moving average and the objective's queues, in DeepSpeed's layout
+      parameters/, engine.json        model, optimizer and moving average by parameter: trainer.parameter_state
+      objective.safetensors   what the objective remembers, if anything
       random-rank-0.safetensors ...   random state of each rank
 
 All ranks save; the folder is written under a hidden name and published by one rename, so what has the public name
 is whole. The position in the data needs no file of its own: the step determines it.
+
+Any number of ranks and any ZeRO stage can load it. With the same ranks all goes on bit by bit; with others, sums are
+taken in another order, and what a rank draws at random for itself (dropout, drop path) begins from a new seed.
 """
 
 from __future__ import annotations
@@ -19,22 +23,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from trainer import fence
 from trainer.distributed import cpu_group
 from trainer.errors import DiskFullError, UnusableSpecError
 from trainer.job_dir import CheckpointName, JobDir, write_json_atomically
+from trainer.parameter_state import load_state, save_state
 from trainer.random_state import random_state, restore_random_state
 from trainer.spec import CheckpointSpec, JobSpec
+from trainer.spec_checks.batch_split import EarlierSplit
 from trainer.spec_checks.metrics import metric_named
 
 _RECORD = "checkpoint.json"
-_TAG = "state"
-_OBJECTIVE = "objective"
+_OBJECTIVE = "objective.safetensors"
+_OLD_LAYOUT = "deepspeed"  # a folder in DeepSpeed's own format, which only as many ranks as wrote it can load
 _SAFETY = 1.2  # of the estimated size must be free before a save begins
 
 
@@ -46,7 +54,11 @@ class CheckpointRecord(BaseModel):
     attempt: int
     """Attempt that saved it."""
     world_size: int
-    """Ranks that saved it; the same number must load it."""
+    """Ranks that saved it; any number can load it."""
+    micro_size: int | None = None
+    """Samples a device and forward pass."""
+    compared: int | None = None
+    """Samples of all ranks that the loss compared with each other."""
     metrics: dict[str, float]
     """`DATASET/METRIC` at this step, of the weights that `export.weights` would export: they rank the checkpoint."""
     ema_metrics: dict[str, float] = {}
@@ -74,6 +86,7 @@ def save(
 
     Raises:
         DiskFullError: on every rank, before anything is written, if any rank lacks the room.
+        Fenced: on rank 0, if the attempt was given up meanwhile; nothing is published.
     """
     final = job.checkpoint(name)
     partial = final.with_name(f".{name}.partial")
@@ -83,38 +96,52 @@ def save(
         partial.mkdir(parents=True)
     _refuse_if_disk_is_full(engine, folder=job.checkpoints)
     with _recognising_a_full_disk(partial, needed=_bytes_to_save(engine)):
-        state = {_OBJECTIVE: {key: value.cpu() for key, value in (objective_state or {}).items()}}
-        engine.save_checkpoint(str(partial / "deepspeed"), tag=_TAG, client_state=state, save_latest=False)
+        save_state(engine, partial)
         save_file(random_state(), partial / f"random-rank-{rank}.safetensors")
+        if rank == 0 and objective_state:
+            tensors = {key: value.detach().cpu().contiguous() for key, value in objective_state.items()}
+            save_file(tensors, partial / _OBJECTIVE)
         dist.barrier()
         if rank == 0:
             write_json_atomically(partial / _RECORD, record)
             _sync_files(partial)
+            fence.require_own(job.attempt(name.attempt).path)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
     dist.barrier()
 
 
 def load(engine: Any, *, job: JobDir, name: CheckpointName) -> dict[str, torch.Tensor]:
-    """Restore weights, optimizer, moving average and random state. All ranks must call it.
+    """Restore weights, optimizer, moving average and random state, on any number of ranks. All ranks must call it.
 
     Returns what the objective remembered.
 
     Raises:
-        UnusableSpecError: the checkpoint was saved by another number of ranks.
+        UnusableSpecError: the checkpoint is of another model, or in a layout that needs other ranks.
     """
     folder = job.checkpoint(name)
     record = read_record(folder)
-    if record.world_size != dist.get_world_size():
-        raise UnusableSpecError(
-            f"{name} was saved by {record.world_size} ranks and cannot be loaded by {dist.get_world_size()}; "
-            f"resume on {record.world_size} devices"
-        )
-    path, client_state = engine.load_checkpoint(str(folder / "deepspeed"), tag=_TAG)
-    if path is None:
-        raise UnusableSpecError(f"DeepSpeed found no state in {folder}")
-    restore_random_state(load_file(folder / f"random-rank-{dist.get_rank()}.safetensors"))
-    return client_state.get(_OBJECTIVE, {})
+    rank, same_ranks = dist.get_rank(), record.world_size == dist.get_world_size()
+    if (folder / _OLD_LAYOUT).exists():
+        objective_state = _load_old_layout(engine, folder=folder, record=record)
+    else:
+        load_state(engine, folder)
+        remembered = folder / _OBJECTIVE
+        objective_state = load_file(remembered) if remembered.exists() else {}
+    if same_ranks:
+        restore_random_state(load_file(folder / f"random-rank-{rank}.safetensors"))
+    else:
+        torch.manual_seed(_new_seed(record, rank=rank))
+    return objective_state
+
+
+def earlier_split(job: JobDir) -> EarlierSplit | None:
+    """How the latest published checkpoint's attempt split its batch, as far as it says so."""
+    names = job.published_checkpoints()
+    record = read_record(job.checkpoint(names[-1])) if names else None
+    if record is None or record.micro_size is None or record.compared is None:
+        return None
+    return EarlierSplit(record.world_size, record.micro_size, record.compared)
 
 
 def read_record(folder: Path) -> CheckpointRecord:
@@ -162,6 +189,25 @@ def remove_leftovers(job: JobDir, *, before_attempt: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _load_old_layout(engine: Any, *, folder: Path, record: CheckpointRecord) -> dict[str, torch.Tensor]:
+    if record.world_size != dist.get_world_size():
+        raise UnusableSpecError(
+            f"{folder.name} was written by an earlier version, in a layout for {record.world_size} ranks, and cannot "
+            f"be loaded by {dist.get_world_size()}; resume on {record.world_size} devices once, whose checkpoints fit "
+            f"any number"
+        )
+    path, client_state = engine.load_checkpoint(str(folder / _OLD_LAYOUT), tag="state")
+    if path is None:
+        raise UnusableSpecError(f"DeepSpeed found no state in {folder}")
+    return client_state.get("objective", {})
+
+
+def _new_seed(record: CheckpointRecord, *, rank: int) -> int:
+    """For a rank that has no past: the same whenever the same checkpoint is loaded, another one for each rank."""
+    sequence = np.random.SeedSequence([record.spec.seed, record.step, dist.get_world_size(), rank])
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
 def _refuse_if_disk_is_full(engine: Any, *, folder: Path) -> None:
     """Every rank writes its shard; what one rank lacks, all must know before any of them waits for the others."""
     needed = _bytes_to_save(engine) * dist.get_world_size() * _SAFETY
@@ -191,10 +237,9 @@ def _recognising_a_full_disk(partial: Path, *, needed: int) -> Iterator[None]:
 
 
 def _bytes_to_save(engine: Any) -> int:
-    """An upper estimate for one rank: its share of fp32 master, two moments and average, plus the module."""
-    total = sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
-    sharded = 16 * total // (dist.get_world_size() if engine.zero_optimization_stage() else 1)
-    return sharded + 4 * total // dist.get_world_size()
+    """An upper estimate for one rank: its share of fp32 masters, two moments and the average, and of what is frozen."""
+    sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in engine.module.parameters()]
+    return sum((16 if trains else 4) * count for trains, count in sizes) // dist.get_world_size()
 
 
 def _sync_files(folder: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,8 +17,13 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from trainer import fence
+
 _LAUNCHER_POLL_S = 0.5
 _GRACE_S = 120.0  # a worker that lost its launcher has this long for its last checkpoint
+_GRACE_VARIABLE = "ATTUNE_ORPHAN_GRACE_S"  # on shared machines others get the devices at once: no time then
+_LAUNCHERS = ("deepspeed", "service.launchers.node_agent")
+_FENCE_POLL_S = 1.0
 
 _PATIENCE = datetime.timedelta(days=7)  # a collective of PyTorch's own gives up after half an hour
 
@@ -136,18 +143,37 @@ class StopRequest:
     def watch_launcher(self, *, kill: Callable[[], None] = lambda: os._exit(1)) -> None:
         """Stop when the parent or grandparent process goes, and end at once if that takes too long.
 
-        The parent is DeepSpeed's launch.py, the grandparent its runner; a worker whose launcher was killed would
-        otherwise train on as an orphan. Without that launcher there is nothing to watch.
+        The parent is DeepSpeed's launch.py, the grandparent its runner or a node agent; a worker whose launcher was
+        killed would otherwise train on as an orphan. Without that launcher there is nothing to watch.
         """
-        watched = [p for p in psutil.Process().parents()[:2] if any("deepspeed" in word for word in p.cmdline())]
+        watched = [
+            p for p in psutil.Process().parents()[:2] if any(name in " ".join(p.cmdline()) for name in _LAUNCHERS)
+        ]
         if not watched:
             return
+        grace_s = float(os.environ.get(_GRACE_VARIABLE, _GRACE_S))
 
         def watch() -> None:
             while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in watched):
                 time.sleep(_LAUNCHER_POLL_S)
             self.ask("the launcher is gone")
-            time.sleep(_GRACE_S)
+            time.sleep(grace_s)
             kill()
 
         threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+
+    def watch_fence(self, attempt_dir: Path, *, kill: Callable[[], None] = lambda: os._exit(1)) -> None:
+        """End at once when the launch that this process belongs to is given up; see `trainer.fence`."""
+        if fence.TOKEN_VARIABLE not in os.environ:
+            return
+
+        def watch() -> None:
+            try:
+                while True:
+                    fence.require_own(attempt_dir)
+                    time.sleep(_FENCE_POLL_S)
+            except fence.Fenced as error:
+                print(f"stopping at once: {error}", file=sys.stderr, flush=True)
+                kill()
+
+        threading.Thread(target=watch, name="fence-watch", daemon=True).start()

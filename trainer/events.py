@@ -48,6 +48,10 @@ class Started(Event):
     """Processes, one a device."""
     micro_size: int
     """Samples a device and forward pass."""
+    accumulation: int = 1
+    """Forward passes of a device in an optimizer step."""
+    cached: int = 1
+    """Micro-batches of a device whose features are cached to be contrasted together; 1: none are."""
     device: str
     """Such as `cpu` or `NVIDIA H200`."""
     num_parameters: int

@@ -11,6 +11,7 @@ Batch normalisation sees micro-batches, not the big batch, and its running avera
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,20 +25,27 @@ from trainer.random_state import random_state, restore_random_state
 
 
 def step_losses(
-    objective: TrainingObjective, engine: nn.Module, batches: Iterable[Batch], *, cached: bool
+    objective: TrainingObjective, engine: nn.Module, batches: Iterable[Batch], *, cached: int
 ) -> Iterator[Tensor]:
-    """The losses of one optimizer step's micro-batches, each to go backward before the next is asked for."""
-    if not cached:
-        return (objective.loss(engine, batch) for batch in batches)
+    """The losses of one optimizer step's micro-batches, each to go backward before the next is asked for.
+
+    Args:
+        cached: micro-batches that are contrasted together, at the cost of a cache; 1: each for itself.
+    """
+    if cached == 1:
+        yield from (objective.loss(engine, batch) for batch in batches)
+        return
     assert isinstance(objective, PairObjective)
-    return cached_losses(objective, engine, batches)
+    left = iter(batches)
+    while together := list(itertools.islice(left, cached)):
+        yield from cached_losses(objective, engine, together)
 
 
 def cached_losses(objective: PairObjective, engine: nn.Module, batches: Iterable[Batch]) -> Iterator[Tensor]:
-    """One scalar for each micro-batch of an optimizer step, to go backward before the next is asked for.
+    """One scalar for each of the micro-batches that make a big one, to go backward before the next is asked for.
 
-    Each has the value of the whole batch's loss, as this rank's samples see it. Its gradients are those of the
-    micro-batch's share, times the number of micro-batches, by which gradient accumulation divides.
+    Each has the value of the big batch's loss, as this rank's samples see it. Its gradients are those of the
+    micro-batch's share, times the number of micro-batches, so that their mean is the big batch's.
     """
     inputs = [objective.inputs(batch) for batch in batches]
     states, parts = _features_without_gradient(objective, engine, inputs)

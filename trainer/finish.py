@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dali_pipelines.manifest import Manifest
 from trainer import checkpoint, events
 from trainer.errors import UnusableSpecError
 from trainer.evaluation.during_training import Scores, evaluate_model, held_out, main_metric
@@ -19,7 +22,7 @@ from trainer.job_dir import CheckpointName, JobDir
 from trainer.models import ClassifierModel, ClipModel
 from trainer.prompts import expand_templates
 from trainer.setup import Run
-from trainer.spec import WiseFt
+from trainer.spec import JobSpec, WiseFt
 from trainer.spec_checks.metrics import metric_named
 from trainer.weights import gather_weights
 from trainer.wise_ft import Curve, curve_of
@@ -106,19 +109,44 @@ def _best(curve: Curve, metric: str) -> float:
 
 
 def _write(run: Run, finished: _Finished, *, job: JobDir) -> None:
-    train = run.manifests["train"]
     line = None if finished.alpha is None else {"alpha": finished.alpha, "start": run.spec.model.name}
+    train = run.manifests["train"]
+    write_export(job.export, finished.model, spec=run.spec, train=train, metrics=finished.metrics, wise_ft=line)
+
+
+def write_export(
+    folder: Path,
+    model: ClipModel | ClassifierModel,
+    *,
+    spec: JobSpec,
+    train: Manifest,
+    metrics: Mapping[str, float],
+    wise_ft: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a job's model with its card, replacing `folder` if it exists.
+
+    Args:
+        folder: where to write.
+        model: with the weights to write.
+        spec: the job.
+        train: its training data.
+        metrics: `DATASET/METRIC` of these weights.
+        wise_ft: where on the line of WiSE-FT they are, if it was followed.
+
+    Raises:
+        ExportError: open_clip could not load the result, or a weight does not fit `export.dtype`.
+    """
     card = ModelCard(
-        spec=run.spec,
-        metrics=finished.metrics,
+        spec=spec,
+        metrics=metrics,
         class_names=train.class_names,
-        templates=expand_templates(run.spec.data.templates),
+        templates=expand_templates(spec.data.templates),
         data_hash=train.hash,
         num_samples=len(train),
-        wise_ft=line,
+        wise_ft=wise_ft,
     )
-    dtype = getattr(torch, run.spec.export.dtype)
-    if isinstance(finished.model, ClassifierModel):
-        export_classifier(finished.model, job.export, dtype=dtype, card=card)
+    dtype = getattr(torch, spec.export.dtype)
+    if isinstance(model, ClassifierModel):
+        export_classifier(model, folder, dtype=dtype, card=card)
     else:
-        export_clip(finished.model, job.export, dtype=dtype, card=card)
+        export_clip(model, folder, dtype=dtype, card=card)

@@ -17,6 +17,7 @@
       checkpoints/step-40-attempt-1/ published by rename; a reader sees a whole one or none
       export/                        what open_clip or timm loads
       wise_ft/                       curve.json, .csv, .md and .png of export.wise_ft
+      promotions/step-40-attempt-1/  a checkpoint as a model of its own: export/, result.json (PromotionResult)
 
 A worker writes only below its own attempt and into checkpoints that carry its number, so an orphan can
 neither overwrite nor overtake its successor.
@@ -57,6 +58,9 @@ class Attempt(Record):
     """Unix seconds."""
     devices: list[int] | None = None
     """Device numbers on this machine; None lets the launcher choose."""
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    """What this try does unlike the spec: `micro_size`, samples a device and forward pass; `feature_cache`, contrast
+    the whole global batch."""
 
 
 class StartingPoint(Record):
@@ -107,6 +111,19 @@ class PreflightReport(Record):
     """What was found, fatal ones first."""
     datasets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """By `train`, `validation`, `evaluate-NAME`: counts and the manifest's hash."""
+
+
+class PromotionResult(Record):
+    """`promotions/NAME/result.json`: what became of the export of one checkpoint."""
+
+    ok: bool
+    """Whether `export/` is there."""
+    message: str
+    """One sentence for people."""
+    task: Literal["clip", "classifier"] = "clip"
+    """What the model can be asked."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """`DATASET/METRIC` of its weights."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,10 @@ class AttemptDir:
         """exit.json"""
         return self.path / "exit.json"
 
+    def read_overrides(self) -> dict[str, Any]:
+        """What was decided for this attempt beside the spec."""
+        return Attempt.model_validate_json(self.record.read_bytes()).overrides if self.record.exists() else {}
+
     def read_exit(self) -> ExitRecord | None:
         """How the attempt ended; None while it runs, and for ever if it crashed."""
         return ExitRecord.model_validate_json(self.exit.read_bytes()) if self.exit.exists() else None
@@ -214,6 +235,10 @@ class JobDir:
         """wise_ft/"""
         return self.path / "wise_ft"
 
+    def promotion(self, name: CheckpointName) -> Path:
+        """The folder in which a checkpoint becomes a model of its own."""
+        return self.path / "promotions" / str(name)
+
     def manifest(self, dataset: str) -> Path:
         """The manifest of `train`, `validation` or `evaluate-NAME`."""
         return self.path / "preflight" / f"{dataset}.arrow"
@@ -247,12 +272,36 @@ class JobDir:
 
 
 def folder_problem(job: JobDir, *, spec: JobSpec, resume: bool) -> str | None:
-    """Why a run of `spec` cannot use this folder, or None: it mixes no two jobs and repeats no work unasked."""
-    if job.spec.exists() and job.read_spec() != spec:
+    """Why a run of `spec` cannot use this folder, or None: it mixes no two jobs and repeats no work unasked.
+
+    A job may go on with other settings of where and how it is computed: devices, ZeRO stage, offload, priority.
+    """
+    if job.spec.exists() and _what_is_trained(job.read_spec()) != _what_is_trained(spec):
         return f"{job.path} holds a job with another spec; leave the spec out to go on with it, or use another folder"
     if job.published_checkpoints() and not resume:
         return f"{job.path} already holds checkpoints; add --resume to go on from them, or use another folder"
     return None
+
+
+def _what_is_trained(spec: JobSpec) -> JobSpec:
+    """The spec with the settings at their defaults that change neither data nor arithmetic, but for rounding."""
+    defaults = type(spec.parallel)()
+    where = {
+        name: getattr(defaults, name)
+        for name in (
+            "devices",
+            "nodes",
+            "zero_stage",
+            "offload_optimizer",
+            "offload_parameters",
+            "nvme_path",
+            "activation_checkpointing",
+            "compile",
+            "deepspeed_config",
+        )
+    }
+    parallel = spec.parallel.model_copy(update=where)
+    return spec.model_copy(update={"parallel": parallel, "scheduling": type(spec.scheduling)()})
 
 
 def write_json_atomically(path: Path, value: BaseModel | dict[str, Any]) -> None:

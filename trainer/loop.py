@@ -62,7 +62,7 @@ def train(
                 lr = run.schedule.apply(engine.optimizer.param_groups, step=step)
                 step_loss = torch.zeros((), device=device)
                 step_batches = meter.waiting_for(batches, count=run.accumulation)
-                for loss in step_losses(run.objective, engine, step_batches, cached=run.caches_features):
+                for loss in step_losses(run.objective, engine, step_batches, cached=run.split.cached):
                     engine.backward(loss)
                     engine.step()
                     step_loss += loss.detach() / run.accumulation
@@ -154,6 +154,8 @@ def _save(run: Run, *, job: JobDir, attempt: AttemptDir, step: int, scores: Scor
         step=step,
         attempt=attempt.number,
         world_size=run.world_size,
+        micro_size=run.micro_size,
+        compared=run.split.compared,
         spec=run.spec,
         **current.by_record_field(main_metric(run), wanted=run.spec.export.weights),
     )
@@ -185,6 +187,8 @@ def _started(run: Run, *, step: int) -> events.Started:
         num_samples=len(run.manifests["train"]),
         world_size=run.world_size,
         micro_size=run.micro_size,
+        accumulation=run.accumulation,
+        cached=run.split.cached,
         device=torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable=sum(getattr(p, "ds_numel", p.numel()) for p in run.engine.module.parameters() if p.requires_grad),

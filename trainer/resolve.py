@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -56,6 +56,7 @@ def resolve(
     registered_models: Mapping[str, str] | None = None,
     runnable: bool = True,
     weights_dir: Path | None = None,
+    guard: Callable[[Mapping[str, Any]], Sequence[SpecProblem]] | None = None,
 ) -> JobSpec:
     """Make a JobSpec.
 
@@ -66,6 +67,7 @@ def resolve(
         registered_models: export folder by name; such a `model.name` becomes `local-dir:FOLDER`.
         runnable: whether the training data must be named, as for a job (not for a plan).
         weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
+        guard: what is wrong with the merged values, before any file that they name is looked at.
 
     Raises:
         SpecError: with every problem found.
@@ -81,6 +83,8 @@ def resolve(
     if merged.get("recipe") not in (None, recipe):
         message = "the fields of a recipe lie under all others: name it with --recipe or in the spec, not with --set"
         raise SpecError([SpecProblem(field="recipe", message=message, value=merged.get("recipe"))])
+    if guard is not None and (refused := list(guard(merged))):
+        raise SpecError(refused)
     _name_model(merged, registered_models or {})
     try:
         made = JobSpec.model_validate(merged)

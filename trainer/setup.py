@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dali_pipelines.manifest import Manifest
+from trainer import checkpoint
 from trainer.bad_sample_log import BadSampleLog
 from trainer.deepspeed_config import build_config
+from trainer.distributed import agree
 from trainer.ema import track_average
 from trainer.errors import UnusableSpecError
 from trainer.job_dir import AttemptDir, JobDir
@@ -27,7 +29,7 @@ from trainer.optim import build_optimizer
 from trainer.schedules import Schedule, build_schedule
 from trainer.short_attention import choose_attention
 from trainer.spec import JobSpec
-from trainer.spec_checks import check_divides, check_pairs
+from trainer.spec_checks.batch_split import BatchSplit, settle_batch
 from trainer.startup_times import phase_ends
 from trainer.throughput import peak_flops
 from trainer.training_data import build_sampler, load_manifests
@@ -41,7 +43,7 @@ class Run:
     device: torch.device
     rank: int
     world_size: int
-    micro_size: int
+    split: BatchSplit
     model: ClipModel | ClassifierModel
     """Its module is the one inside the engine."""
     replica: ClipModel | ClassifierModel
@@ -70,14 +72,14 @@ class Run:
         return step == self.schedule.total_steps or step % (every_steps or self.steps_per_epoch) == 0
 
     @property
-    def caches_features(self) -> bool:
-        """Whether features have to be cached to contrast the whole global batch."""
-        return getattr(self.spec.objective, "feature_cache", False) and self.accumulation > 1
+    def micro_size(self) -> int:
+        """Samples a device and forward pass."""
+        return self.split.micro_size
 
     @property
     def accumulation(self) -> int:
         """Micro-batches an optimizer step."""
-        return self.spec.batch.global_size // (self.micro_size * self.world_size)
+        return self.split.accumulation
 
 
 def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.device) -> Run:
@@ -88,7 +90,8 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
     """
     refuse_what_the_machine_lacks(spec)
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    micro_size = settle_micro_size(spec, world_size=world_size)
+    overrides, earlier = agree((attempt.read_overrides(), checkpoint.earlier_split(job)))
+    split = settle_batch(spec, world_size=world_size, overrides=overrides, earlier=earlier)
     manifests = load_manifests(spec, job=job)
     train = manifests["train"]
     steps_per_epoch = _steps_per_epoch(spec, train=train)
@@ -103,7 +106,7 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
     choose_attention(spec, model, device=device)
     apply_compute_options(spec, model.module)
 
-    config = build_config(spec, world_size=world_size, micro_size=micro_size)
+    config = build_config(spec, world_size=world_size, micro_size=split.micro_size)
     sharded = config["zero_optimization"]["stage"] > 0
     optimizer = build_optimizer(model.module, spec=spec, sharded=sharded)
     if spec.optim.ema_decay is not None:
@@ -123,7 +126,7 @@ def prepare(spec: JobSpec, *, job: JobDir, attempt: AttemptDir, device: torch.de
         device=device,
         rank=rank,
         world_size=world_size,
-        micro_size=micro_size,
+        split=split,
         model=model,
         replica=replica,
         manifests=manifests,
@@ -153,22 +156,3 @@ def _start_weights(spec: JobSpec, module: torch.nn.Module) -> dict[str, Tensor] 
     if spec.export.wise_ft is None and spec.evaluation.wise_ft_alpha is None:
         return None
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
-
-
-def settle_micro_size(spec: JobSpec, *, world_size: int) -> int:
-    """Samples a device and forward pass on `world_size` ranks.
-
-    Raises:
-        UnusableSpecError: another number of ranks was asked for, or the global batch does not divide.
-    """
-    asked = spec.parallel.devices
-    if asked != "auto" and asked * spec.parallel.nodes != world_size:
-        raise UnusableSpecError(
-            f"parallel.devices {asked} x parallel.nodes {spec.parallel.nodes} do not match the {world_size} ranks "
-            f"that were started"
-        )
-    if problem := check_divides(spec.batch.global_size, spec.batch.micro_size, world_size) or check_pairs(
-        spec, world_size
-    ):
-        raise UnusableSpecError(problem.message)
-    return spec.batch.global_size // world_size if spec.batch.micro_size == "auto" else spec.batch.micro_size

@@ -11,19 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-_Item = TypeVar("_Item")
+from trainer.gpu_peaks import bf16_peak
 
-# Dense bf16 peak in FLOP/s, by a part of the name that the driver reports (vendor data sheets).
-PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10": 125e12,
-    "L4": 121e12,
-}
+_Item = TypeVar("_Item")
 
 
 class ThroughputMeter:
@@ -75,8 +65,7 @@ def peak_flops(device: torch.device) -> float | None:
     """The device's dense bf16 peak in FLOP/s, or None if it is not a known GPU."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    return bf16_peak(torch.cuda.get_device_name(device))
 
 
 def forward_flops(module: nn.Module, *inputs: Tensor) -> int:

@@ -169,7 +169,7 @@ def evaluate(
 
 def _run(arguments: list[str], results: Path, *, devices: int | None, quiet: bool) -> int:
     """Run it and return the exit code; through the launcher, whose own code says nothing, results are the proof."""
-    from service.launchers.base import Run
+    from service.launchers.base import Run, on_this_machine
     from service.launchers.local import LocalLauncher, free_port, launcher_command, trainer_script
 
     launcher = LocalLauncher(cpu_slots=devices or 1)
@@ -178,7 +178,7 @@ def _run(arguments: list[str], results: Path, *, devices: int | None, quiet: boo
     if len(chosen) < (devices or 1):
         raise CommandError(f"--devices is {devices}, but this machine has {len(chosen)} GPUs", code=USAGE)
     results.unlink(missing_ok=True)
-    run = Run(job_id="evaluate", attempt=1, job_dir=results.parent, devices=chosen)
+    run = Run(job_id="evaluate", attempt=1, job_dir=results.parent, placement=on_this_machine(chosen))
     environment = launcher.environment(run)
     if len(chosen) > 1:
         where = [*launcher_command(chosen, capacity, free_port()), "--log_level", "error"]

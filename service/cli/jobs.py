@@ -24,6 +24,7 @@ from service.cli.output import (
 from service.cli.specs import RecipeOption, SetOption, SpecOption, partial_spec_for_service
 from service.cli.watching import JobDisplay
 from service.client import AttuneClient
+from service.client_errors import Conflict
 
 app = typer.Typer(help="Fine-tuning jobs of the service.", no_args_is_help=True)
 
@@ -91,10 +92,11 @@ def show(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAULT
     with AttuneClient(url) as client:
         job = client.job(job_id)
         checkpoints, _ = client.checkpoints(job_id, limit=100)
+        place = _place(client, job)
     if json:
-        print_json({**job, "checkpoints": checkpoints})
+        print_json({**job, "checkpoints": checkpoints, "queue": place})
         return
-    print_fields(_summary(job))
+    print_fields({**_summary(job), "queue": place and f"place {place['position']}: {place['message']}"})
     if job["attempts"]:
         rows = ((a["number"], a["end_reason"] or a["status"], a["last_step"], a["devices"]) for a in job["attempts"])
         console.print()
@@ -170,6 +172,69 @@ def resume(job_id: JobArgument, json: JsonOption = False, url: UrlOption = DEFAU
         _tell_status(client.resume(job_id), json=json)
 
 
+@app.command("queue")
+def queue(
+    limit: LimitOption = 20,
+    after: AfterOption = None,
+    all_projects: Annotated[bool, typer.Option("--all-projects", help="Of every project; for operators.")] = False,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """List the jobs that wait for devices, in order, and why each of them waits."""
+    with AttuneClient(url) as client:
+        places, has_more = client.queue(after=after, limit=limit, all_projects=all_projects)
+    if json:
+        print_json(places)
+        return
+    rows = ((p["position"], p["id"], p["project_id"], p["priority"], p["devices"], p["message"]) for p in places)
+    print_table(("place", "job", "project", "priority", "devices", "why it waits"), rows)
+    if has_more:
+        error_console.print(f"there are more: attune jobs queue --after {places[-1]['id']}", markup=False)
+
+
+@app.command("move")
+def move(
+    job_id: JobArgument,
+    to: Annotated[str | None, typer.Option("--to", help="front or back.", show_default=False)] = None,
+    before: Annotated[str | None, typer.Option("--before", help="Another waiting job.", show_default=False)] = None,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Move a waiting job among those of its project and priority."""
+    if (to is None) == (before is None) or to not in (None, "front", "back"):
+        raise CommandError("give --to front, --to back or --before JOB", code=USAGE)
+    with AttuneClient(url) as client:
+        place = client.move_job(job_id, to=to, before=before)
+    if json:
+        print_json(place)
+    else:
+        console.print(f"{place['id']} is at place {place['position']}: {place['message']}", markup=False)
+
+
+@app.command("change")
+def change(
+    job_id: JobArgument,
+    priority: Annotated[int | None, typer.Option("--priority", min=0, max=100, help="Higher goes first.")] = None,
+    preemptible: Annotated[
+        bool | None, typer.Option("--preemptible/--not-preemptible", help="Whether higher priorities may stop it.")
+    ] = None,
+    deadline: Annotated[float | None, typer.Option("--deadline", help="Unix time; 0 takes it away.")] = None,
+    max_runtime_s: Annotated[
+        float | None, typer.Option("--max-runtime-s", help="Seconds of running in all; 0 takes the limit away.")
+    ] = None,
+    json: JsonOption = False,
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Change the priority or the limits of a job that has not ended."""
+    limits = {"deadline": deadline, "max_runtime_s": max_runtime_s}
+    changes: dict[str, Any] = {name: value or None for name, value in limits.items() if value is not None}
+    changes |= {n: v for n, v in (("priority", priority), ("preemptible", preemptible)) if v is not None}
+    if not changes:
+        raise CommandError("say what to change: --priority, --preemptible, --deadline, --max-runtime-s", code=USAGE)
+    with AttuneClient(url) as client:
+        _tell_status(client.change_job(job_id, **changes), json=json)
+
+
 def _tell_status(job: dict[str, Any], *, json: bool) -> None:
     if json:
         print_json(job)
@@ -193,6 +258,15 @@ def _watch(client: AttuneClient, job_id: str, *, json: bool) -> int:
     if not json:
         console.print(f"{job_id}: {job['status']}  {_outcome(job) or ''}", markup=False, soft_wrap=True)
     return DONE if job["status"] == "succeeded" else FAILED
+
+
+def _place(client: AttuneClient, job: dict[str, Any]) -> dict[str, Any] | None:
+    if job["status"] != "queued":
+        return None
+    try:
+        return client.place_in_queue(job["id"])
+    except Conflict:  # it started in between
+        return None
 
 
 def _outcome(job: dict[str, Any]) -> str | None:

@@ -26,14 +26,14 @@ def run_module(module: str, request: Mapping[str, Any]) -> None:
         typer.Exit: it was stopped.
     """
     # Not at the top: NVML matters to these commands alone.
-    from service.launchers.base import Run
+    from service.launchers.base import Run, on_this_machine
     from service.launchers.local import LocalLauncher
 
     launcher = LocalLauncher(cpu_slots=1)
     capacity = launcher.capacity()
     with tempfile.TemporaryDirectory(prefix="attune-") as folder:
         environment = launcher.environment(
-            Run(job_id=module, attempt=1, job_dir=Path(folder), devices=capacity.devices[:1])
+            Run(job_id=module, attempt=1, job_dir=Path(folder), placement=on_this_machine(capacity.devices[:1]))
         )
         environment["CUDA_VISIBLE_DEVICES"] = str(capacity.devices[0]) if capacity.kind == "gpu" else ""
         command = [sys.executable, "-P", "-m", module, json.dumps(dict(request))]

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from service.cli import (
+    administration,
     ask,
     data,
     data_bench,
+    db,
     demo,
     evaluate,
     exits,
@@ -23,6 +25,7 @@ from service.cli import (
     predict,
     prompts,
     recipes,
+    retention,
     serve,
     sweep,
     train,
@@ -54,6 +57,11 @@ app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(prompts.app, name="prompts")
+app.add_typer(db.app, name="db")
+app.command("retention")(retention.retention)
+app.add_typer(administration.keys, name="keys")
+app.add_typer(administration.projects, name="projects")
+app.command("audit")(administration.audit)
 
 
 def _print_version(wanted: bool) -> None:

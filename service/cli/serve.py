@@ -12,6 +12,7 @@ import typer
 
 from service.cli.exits import DONE, USAGE, CommandError
 from service.cli.output import JsonOption, console, print_json_line
+from service.jobs.retry_rules import RetryRulesError, read_rules
 from service.settings import Settings, SettingsError, load_settings
 
 _GRACE_S = 5  # event streams end with the connection; nothing else takes longer
@@ -41,7 +42,9 @@ def serve(
     options = {"host": host, "port": port, "data_dir": data_dir}
     try:
         settings = load_settings(**{name: value for name, value in options.items() if value is not None})
-    except SettingsError as error:
+        if settings.retry_rules is not None:
+            read_rules(settings.retry_rules)
+    except (SettingsError, RetryRulesError) as error:
         raise CommandError(str(error), code=USAGE) from None
     with _listen(settings) as listening:
         _run_server(settings, listening, log_level=log_level, json=json)
@@ -87,13 +90,19 @@ def _run_server(settings: Settings, listening: socket.socket, *, log_level: str,
     import uvicorn
 
     from service.app import create_app
+    from service.logs import configure_logging
     from service.server import Server
     from service.startup import StartError, open_store
 
+    configure_logging(settings.log_format, level=log_level)
     try:
         app = create_app(settings, store=open_store(settings))
         config = uvicorn.Config(
-            app, log_level=log_level, access_log=log_level == "debug", timeout_graceful_shutdown=_GRACE_S
+            app,
+            log_config=None,
+            access_log=log_level == "debug",
+            timeout_graceful_shutdown=_GRACE_S,
+            server_header=False,
         )
         # uvicorn raises the signal that stopped it once more at the end, for whoever handled it before.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,4 +1,5 @@
-"""`attune sweep`: a recipe over several settings and seeds, one job after another on this machine. Needs no service.
+"""`attune sweep`: a recipe over several settings and seeds, one job after another on this machine. Needs no service,
+but for `submit`, `status`, `results` and `cancel` (`service.cli.service_sweeps`).
 
 Writes into the sweep's folder, and goes on where it stopped when it is run again:
 
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli import service_sweeps
 from service.cli.exits import DONE, FAILED, INTERRUPTED, MISSING, USAGE, CommandError
 from service.cli.output import JsonOption, console, error_console, print_error, print_fields, print_json, print_table
 from service.cli.specs import SetOption
@@ -34,6 +36,7 @@ from trainer.recipes.sweeps import (
 )
 
 app = typer.Typer(help="A recipe over several settings and seeds.", no_args_is_help=True)
+service_sweeps.add_to(app)
 
 SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="Name of a sweep that comes with Attune, or a YAML file.")

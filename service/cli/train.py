@@ -66,7 +66,7 @@ def run_job(job: JobDir, spec: JobSpec, *, resume: bool, output_to_stderr: bool)
         CommandError: this machine has not the devices that the spec wants.
     """
     # Not at the top: NVML and DeepSpeed's whereabouts matter to this command alone.
-    from service.launchers.base import Run
+    from service.launchers.base import Run, on_this_machine
     from service.launchers.local import LocalLauncher, free_port, launcher_command, trainer_script
 
     number = max((attempt.number for attempt in job.attempts()), default=0) + 1
@@ -74,7 +74,7 @@ def run_job(job: JobDir, spec: JobSpec, *, resume: bool, output_to_stderr: bool)
     launcher = LocalLauncher(cpu_slots=num_devices if isinstance(num_devices, int) else 1)
     capacity = launcher.capacity()
     devices = _choose_devices(spec, available=capacity.devices)
-    run = Run(job_id=str(job.path), attempt=number, job_dir=job.path, devices=devices, resume=resume)
+    run = Run(job_id=str(job.path), attempt=number, job_dir=job.path, placement=on_this_machine(devices), resume=resume)
     if not job.spec.exists():
         write_json_atomically(job.spec, spec)
     where = launcher_command(devices, capacity, free_port())

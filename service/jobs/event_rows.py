@@ -42,10 +42,11 @@ def read_lines(path: Path, offset: int, *, max_bytes: int = MAX_BYTES) -> Lines:
 def to_progress(lines: Lines, *, job_id: str, offset: int, total_steps: int | None, now: float) -> AttemptProgress:
     """What to store for `lines` that were read from byte `offset` on.
 
-    `total_steps`: what the attempt said before, if it did. `now` dates a line that cannot be read.
+    `total_steps`: what the attempt said before, if it did. `now` dates a line that cannot be read, and is when the
+    attempt gave its last sign: by the service's clock, which the watchdog goes by.
     """
     progress = AttemptProgress(
-        offset_before=offset, offset_after=lines.offset_after, events=[], total_steps=total_steps
+        offset_before=offset, offset_after=lines.offset_after, events=[], total_steps=total_steps, last_sign_at=now
     )
     for line in lines.lines:
         try:
@@ -119,7 +120,15 @@ def _with_facts(progress: AttemptProgress, event: events.AnyEvent, job_id: str) 
                 workers_seen_at=event.time,
             )
         case events.Step():
-            return replace(progress, last_step=event.step, estimated_finish=event.time + event.eta_s)
+            return replace(
+                progress,
+                last_step=event.step,
+                last_step_at=event.time,
+                stage="training",
+                estimated_finish=event.time + event.eta_s,
+            )
+        case events.Stage():
+            return replace(progress, stage=event.stage)
         case events.CheckpointSaved():
             saved = [c for c in progress.checkpoints_saved if c.name != event.name]
             removed = [name for name in progress.checkpoints_removed if name != event.name]

@@ -1,8 +1,8 @@
 """The life of a job: what each state means, and what may follow it. Every change of status goes through here.
 
     validating_files ──> queued <──> paused
-                           │           ^
-                           v           │
+                          │  ^         ^
+                          v  │         │
                          running ──────┘
                            │
                            v
@@ -28,8 +28,8 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     # The data is good, and the job waits for its devices. It fails here if the machine has fewer than it wants.
     S.QUEUED: frozenset({S.RUNNING, S.PAUSED, S.FAILED, S.CANCELLED}),
     # It has devices and exactly one attempt that has not ended. A crashed attempt is followed by another one
-    # on the same devices, so a job does not leave this state to be resumed.
-    S.RUNNING: frozenset({S.SUCCEEDED, S.PAUSED, S.FAILED, S.CANCELLED}),
+    # on the same devices; where these are lost or taken away, the job is queued again.
+    S.RUNNING: frozenset({S.QUEUED, S.SUCCEEDED, S.PAUSED, S.FAILED, S.CANCELLED}),
     # Kept from running until it is queued again. Its last attempt may still be saving; if that attempt got to
     # its end before it heard of the pause, the job ends as it would have ended.
     S.PAUSED: frozenset({S.QUEUED, S.SUCCEEDED, S.FAILED, S.CANCELLED}),
@@ -56,6 +56,8 @@ def move(
         UnknownId: there is no such job.
         TransitionRefused: its present state does not allow it.
     """
+    if to is JobStatus.QUEUED:
+        changes.setdefault("queued_at", time.time())
     note = None if message is None else NewEvent(message=message, created_at=time.time(), level=level)
     return store.jobs.transition(job_id, to, expected=sources(to), note=note, **changes)
 
@@ -81,7 +83,10 @@ def resume(store: Store, job_id: str) -> JobRecord:
     if job is not None and latest is not None and latest.status is not AttemptStatus.ENDED:
         why = "its last attempt is still saving; try again in a moment" if job.status is JobStatus.PAUSED else ""
         raise TransitionRefused(job_id, job.visible_status, JobStatus.QUEUED, why=why)
-    return move(store, job_id, JobStatus.QUEUED, message="Job queued again by request")
+    note = NewEvent(message="Job queued again by request", created_at=time.time())
+    return store.jobs.transition(
+        job_id, JobStatus.QUEUED, expected=[JobStatus.PAUSED], note=note, queued_at=time.time()
+    )
 
 
 def fail(store: Store, job_id: str, *, code: str, message: str, param: str | None = None) -> JobRecord:

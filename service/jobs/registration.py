@@ -33,13 +33,14 @@ def describe_model(job: JobRecord, attempt: AttemptDir, models: Models) -> Model
     if exported is None or not folder.is_dir():
         missing = f"no `exported` event in {attempt.events}" if exported is None else f"no folder {folder}"
         raise NothingExported(f"the attempt succeeded but left no model: {missing}")
-    card = _read_card(folder)
+    card = read_card(folder)
     return ModelRecord(
         id=_free_name(job, models),
         path=str(folder),
         task=exported.task,
         created_at=time.time(),
         job_id=job.id,
+        project_id=job.project_id,
         metrics=exported.metrics,
         class_names=card.get("class_names") or None,
         templates=card.get("templates") or [],
@@ -80,7 +81,8 @@ def _last_export(path: Path) -> events.Exported | None:
     return _exported.validate_json(lines[-1]) if lines else None
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
+    """What `attune.json` in an export folder says; empty if there is none."""
     path = folder / "attune.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return content if isinstance(content, dict) else {}

@@ -1,26 +1,55 @@
-"""The job runner: one background thread that moves every job on, from its arrival to its end."""
+"""The job runner: one background thread that moves jobs on, from their arrival to their end.
+
+Several services on one database share the work where their engine can be reached from all of them (`Launcher.shared`):
+each claims the jobs that need attention by a lease, and one at a time plans who gets devices. On one machine's own
+engine a lock on the data folder lets one service run everything; another one takes over when it dies.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
-from service.jobs import cleanup, lifecycle, scheduler
+from service import logs
+from service.jobs import cleanup, lifecycle
 from service.jobs.preflight import PreflightCommand, Preflights, trainer_preflight
+from service.jobs.retry_rules import RetryRule
 from service.jobs.runner_lock import RunnerLock
+from service.jobs.scheduling.limits import Patience, describe_limit
+from service.jobs.scheduling.scheduler import Scheduler
+from service.jobs.scheduling.state import Grant, Preemption
+from service.jobs.scheduling.wanted import refuse
 from service.jobs.supervisor import ORPHAN_GRACE_S, Supervisor
-from service.launchers.base import Capacity, Launcher
-from service.store.records import DevicesTaken, JobRecord, JobStatus, NewEvent, TransitionRefused
+from service.launchers.base import Capacity, EngineUnavailable, Launcher
+from service.store.records import (
+    AttemptStatus,
+    DevicesTaken,
+    EndReason,
+    EventLevel,
+    JobRecord,
+    JobStatus,
+    LeaseLost,
+    NewEvent,
+    TransitionRefused,
+    new_id,
+)
 from service.store.store import Store
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
-_WAITING = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
+T = TypeVar("T")
+PLANNER = "planner"
+"""The lease of whoever gives out devices."""
+_MAX_NEW_CLAIMS = 16  # a turn, so that replicas come to share the work
 
 
 class JobRunner:
@@ -36,11 +65,16 @@ class JobRunner:
         orphan_grace_s: float = ORPHAN_GRACE_S,
         poll_interval_s: float = 0.5,
         max_crashes_without_progress: int = 3,
+        lease_s: float = 15.0,
+        patience: Patience | None = None,
+        retry_rules: Sequence[RetryRule] = (),
         preflight_command: PreflightCommand = trainer_preflight,
         weights_dir: Path | None = None,
     ) -> None:
-        """`data_dir` holds the lock that keeps two services from running the same jobs. `Supervisor` says what
-        `orphan_grace_s` is, and `Settings` the rest."""
+        """`data_dir` holds the lock that keeps two services from running the same jobs on one machine's engine.
+        `lease_s`: how long a job stays with a service that is not heard of any more. `Supervisor` says what
+        `orphan_grace_s`, `patience` and `retry_rules` are, and `Settings` the rest."""
+        self.replica_id = new_id("replica")
         self._store = store
         self._launcher = launcher
         self._poll_interval_s = poll_interval_s
@@ -50,11 +84,16 @@ class JobRunner:
             cancel_grace_s=cancel_grace_s,
             orphan_grace_s=orphan_grace_s,
             max_crashes_without_progress=max_crashes_without_progress,
+            patience=patience or Patience(),
+            retry_rules=retry_rules,
         )
+        self.scheduler = Scheduler(store, launcher)
         self._preflights = Preflights(
             store, command=preflight_command, weights_dir=weights_dir, max_tries=max_crashes_without_progress
         )
         self._lock = RunnerLock(data_dir / "runner.lock")
+        self._lease_s = lease_s
+        self._renewed_at = -math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -76,6 +115,7 @@ class JobRunner:
             self._thread = None
         if kill_jobs and self._lock.acquire():
             cleanup.end_everything(self._store, self._launcher, self._preflights, grace_s=grace_s)
+        self._guard("", self._give_back)
         self._lock.release()
 
     @property
@@ -92,16 +132,15 @@ class JobRunner:
         self._wake.set()
 
     def tick(self) -> None:
-        """One turn over all jobs. Does nothing while another service runs the jobs of this data folder."""
-        if not self._lock.is_held:
-            if not self._lock.acquire():
-                return
-            cleanup.end_strays(self._store, self._launcher, self._preflights)
-        self._cancel_waiting()
-        self._refuse_impossible()
-        self._validate()
-        self._supervise()
-        self._schedule()
+        """One turn: give devices to jobs that wait, then take each job that is ours a step on."""
+        if not self._launcher.shared and not self._has_lock():
+            return
+        self._tell_that_we_live()
+        if self._store.leases.acquire(PLANNER, owner=self.replica_id, ttl_s=self._lease_s) is not None:
+            self._guard("", self._schedule)
+        num_validating = 0
+        for job in self._claimed():
+            num_validating += self._guard(job.id, self._step, job, num_validating=num_validating) or False
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
@@ -109,80 +148,130 @@ class JobRunner:
             self._wake.wait(self._poll_interval_s)
             self._wake.clear()
 
-    def _guard(self, job_id: str, action: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    def _has_lock(self) -> bool:
+        """Whether no other service runs the jobs of this data folder; what a dead one left behind is cleared first."""
+        if not self._lock.is_held:
+            if not self._lock.acquire():
+                return False
+            self._store.leases.seize(PLANNER, owner=self.replica_id, ttl_s=self._lease_s)
+            cleanup.end_strays(self._store, self._launcher, self._preflights)
+        return True
+
+    def _tell_that_we_live(self) -> None:
+        if time.monotonic() > self._renewed_at + self._lease_s / 3:
+            self._store.replicas.beat(self.replica_id, host=socket.gethostname(), pid=os.getpid())
+            self._renewed_at = time.monotonic()
+
+    def _claimed(self) -> Sequence[JobRecord]:
+        if not self._store.jobs.any_needs_attention():
+            return []
+        return self._store.jobs.claim(
+            owner=self.replica_id, lease_s=self._lease_s, limit=_MAX_NEW_CLAIMS, take_over=not self._launcher.shared
+        )
+
+    def _give_back(self) -> None:
+        self._store.jobs.release(owner=self.replica_id)
+        self._store.leases.release(PLANNER, owner=self.replica_id)
+        self._store.replicas.forget(self.replica_id)
+
+    def _guard(self, job_id: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Run `action`; log an error and tell of it in the job's events, once while it stays the same."""
         try:
-            action(*args, **kwargs)
-        except (TransitionRefused, DevicesTaken) as error:
+            with logs.about(job_id=job_id or None):
+                result = action(*args, **kwargs)
+        except (TransitionRefused, DevicesTaken, LeaseLost) as error:
             log.info("%s; looking again", error)  # the job changed under our hands
+        except EngineUnavailable as error:
+            self._tell_once(job_id, f"waiting for the engine: {error}")
         except Exception as error:
-            text = f"{type(error).__name__}: {error}"
-            if self._last_errors.get(job_id) == text:
-                return
-            self._last_errors[job_id] = text
-            log.exception("error in the job runner%s", f" at job {job_id}" if job_id else "")
-            if job_id:
-                event = NewEvent(message=f"internal error, trying again: {text}", created_at=time.time(), level="error")
-                self._guard("", self._store.events.append, job_id, [event])
+            text = f"internal error, trying again: {type(error).__name__}: {error}"
+            if self._last_errors.get(job_id) != text:
+                log.exception("error in the job runner%s", f" at job {job_id}" if job_id else "")
+            self._tell_once(job_id, text, level="error")
         else:
             self._last_errors.pop(job_id, None)
+            return result
+        return None
 
-    def _cancel_waiting(self) -> None:
-        for job in self._store.jobs.with_status(*_WAITING):
-            if job.cancel_requested:
-                self._guard(job.id, self._cancel, job)
+    def _tell_once(self, job_id: str, text: str, *, level: EventLevel = "warn") -> None:
+        """Tell of what keeps a job (or, without one, the runner) in its events, once while it stays the same."""
+        if self._last_errors.get(job_id) == text:
+            return
+        self._last_errors[job_id] = text
+        log.warning("%s%s", f"job {job_id}: " if job_id else "", text)
+        if job_id:
+            event = NewEvent(message=text, created_at=time.time(), level=level)
+            self._guard("", self._store.events.append, job_id, [event])
+
+    def _step(self, job: JobRecord, *, num_validating: int) -> bool:
+        """Take a job a step on; whether its preflight runs, beside `num_validating` others."""
+        attempt = self._store.attempts.latest(job.id)
+        if attempt is not None and attempt.status is not AttemptStatus.ENDED:
+            self._supervisor.step(job, attempt)
+        elif job.cancel_requested:
+            self._cancel(job)
+        elif job.status is JobStatus.VALIDATING_FILES and not self._refuse_if_impossible(job.id):
+            return self._preflights.step(job, num_running=num_validating)
+        return False
 
     def _cancel(self, job: JobRecord) -> None:
         if job.status is JobStatus.VALIDATING_FILES and self._preflights.alive(job):
             self._preflights.kill(job)
-        elif not any(attempt.job_id == job.id for attempt in self._store.attempts.open()):
+        else:
             lifecycle.move(self._store, job.id, JobStatus.CANCELLED, message="Job cancelled")
 
-    def _validate(self) -> None:
-        num_running = 0
-
-        def step(job: JobRecord) -> None:
-            nonlocal num_running
-            num_running += self._preflights.step(job, num_running=num_running)
-
-        for job in self._store.jobs.with_status(JobStatus.VALIDATING_FILES):
-            if not job.cancel_requested:
-                self._guard(job.id, step, job)
-
-    def _supervise(self) -> None:
-        for attempt in self._store.attempts.open():
-            job = self._store.jobs.get(attempt.job_id)
-            assert job is not None
-            self._guard(job.id, self._supervisor.step, job, attempt)
-
     def _schedule(self) -> None:
-        queue = [job for job in self._store.jobs.with_status(JobStatus.QUEUED) if not job.cancel_requested]
-        taken = self._store.attempts.leased_devices()
-        for grant in scheduler.plan(queue, capacity=self.capacity(), taken=taken):
-            self._guard(grant.job.id, self._begin, grant)
+        for job_id in self._store.queue.overdue(time.time()):
+            self._guard(job_id, self._fail_overdue, job_id)
+        plan = self.scheduler.decide()
+        if plan is None:
+            return
+        for grant in plan.grants:
+            self._guard(grant.job_id, self._begin, grant)
+        for preemption in plan.preemptions:
+            self._guard(preemption.job_id, self._preempt, preemption)
+        for wait in plan.waits.values():
+            if wait.why == "more_than_there_is":
+                self._guard(wait.job_id, self._refuse_if_impossible, wait.job_id)
 
-    def _refuse_impossible(self) -> None:
-        for job in self._store.jobs.with_status(JobStatus.VALIDATING_FILES, JobStatus.QUEUED):
-            if not job.cancel_requested:
-                self._guard(job.id, self._refuse_if_impossible, job)
-
-    def _refuse_if_impossible(self, job: JobRecord) -> None:
-        refusal = scheduler.refuse(job, self.capacity())
+    def _refuse_if_impossible(self, job_id: str) -> bool:
+        """End a job that these devices can never run; it may be older than they are."""
+        job = self._store.jobs.get(job_id)
+        if job is None:
+            return False
+        refusal = refuse(job, self.capacity(), max_devices=self._store.projects.max_devices(job.project_id))
         if refusal is None:
+            return False
+        if job.status is JobStatus.VALIDATING_FILES:
+            self._preflights.kill(job)
+        lifecycle.fail(self._store, job.id, code=refusal.code, message=refusal.message, param=refusal.param)
+        return True
+
+    def _fail_overdue(self, job_id: str) -> None:
+        job = self._store.jobs.get(job_id)
+        if job is None:
             return
         if job.status is JobStatus.VALIDATING_FILES:
-            self._preflights.kill(job)  # it may have begun when this machine had more devices
-        lifecycle.fail(self._store, job.id, code=refusal.code, message=refusal.message, param=refusal.param)
+            self._preflights.kill(job)
+        reason = EndReason.DEADLINE_EXCEEDED
+        lifecycle.fail(self._store, job_id, code=reason.value, message=describe_limit(job, reason))
 
-    def _begin(self, grant: scheduler.Grant) -> None:
-        resume = grant.job.num_attempts > 0
-        attempt = self._store.attempts.begin(
-            grant.job.id,
-            devices=grant.devices,
+    def _preempt(self, preemption: Preemption) -> None:
+        message = (
+            f"Stopped to make room for {preemption.for_job}, whose priority is higher; it goes on from a checkpoint"
+        )
+        self._store.attempts.ask_to_stop(preemption.job_id, preemption.number, EndReason.PREEMPTED, message=message)
+
+    def _begin(self, grant: Grant) -> None:
+        if self._refuse_if_impossible(grant.job_id):
+            return
+        job = self._store.jobs.get(grant.job_id)
+        resume = job is not None and job.num_attempts > 0
+        self._store.attempts.begin(
+            grant.job_id,
+            placement=[asdict(share) for share in grant.placement],
             resume=resume,
             expected=lifecycle.sources(JobStatus.RUNNING),
             message="Job goes on from its latest checkpoint" if resume else "Job started",
+            engine=self._launcher.name,
         )
-        job = self._store.jobs.get(grant.job.id)
-        assert job is not None
-        self._supervisor.step(job, attempt)

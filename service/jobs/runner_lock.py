@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -38,3 +40,14 @@ class RunnerLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Whether nobody else is within the same block; nobody waits."""
+    lock = RunnerLock(path)
+    alone = lock.acquire()
+    try:
+        yield alone
+    finally:
+        lock.release()

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from service.jobs import lifecycle, outcome
 from service.jobs.event_rows import read_lines, to_progress
-from service.jobs.log_tail import last_line
+from service.jobs.log_tail import last_words
+from service.jobs.memory import micro_size_of
 from service.jobs.registration import NothingExported, describe_model
-from service.launchers.base import Launcher, LaunchError, ProcessIdentity, Run, RunState
+from service.jobs.retry_rules import RetryRule, default_rules
+from service.jobs.runner_lock import exclusive
+from service.jobs.scheduling import limits
+from service.jobs.scheduling.limits import Patience
+from service.launchers.base import Launcher, LaunchError, LostReason, NodeShare, Run, RunState, Submitted
 from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
 from service.store.store import Store
 from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
@@ -40,53 +47,71 @@ class Supervisor:
         cancel_grace_s: float,
         max_crashes_without_progress: int,
         orphan_grace_s: float = ORPHAN_GRACE_S,
+        patience: Patience | None = None,
+        retry_rules: Sequence[RetryRule] = (),
     ) -> None:
-        """`cancel_grace_s`: from asking an attempt's processes to stop to killing them, when a person wanted it;
-        `orphan_grace_s`: when their launcher has died."""
+        """`cancel_grace_s`: from asking an attempt's processes to stop to killing them, when a person wanted it or
+        they seem to hang; `orphan_grace_s`: when their launcher has died, or for a last checkpoint at a limit or for a
+        job of higher priority; `patience`: how long they may tell nothing;
+        `retry_rules` go before the default ones."""
         self._store = store
         self._launcher = launcher
         self._cancel_grace_s = cancel_grace_s
         self._orphan_grace_s = orphan_grace_s
-        self._max_crashes = max_crashes_without_progress
+        self._rules = (*retry_rules, *default_rules(max_crashes=max_crashes_without_progress))
+        self._patience = patience or Patience()
 
     def step(self, job: JobRecord, attempt: AttemptRecord) -> None:
         """Take one open attempt of `job` a step on."""
         state = self._launcher.poll(run_of(job, attempt))
         if attempt.status is AttemptStatus.STARTING:
-            if state.leader is not None:
-                attempt = self._adopt(attempt, state.leader)
-            elif not (_stop_wanted(job) or _has_run(_paths(job, attempt))):
+            if state.was_started:
+                attempt = self._adopt(job, attempt, Submitted(state.leader, attempt.engine_ref))
+            elif not (_stop_wanted(job, attempt) or _has_run(_paths(job, attempt))):
                 self._launch(job, attempt)
                 return
         # Whether it lives was asked before its events are read: what the dead have written is all there is.
         self._store_events(job, attempt)
-        if state.alive:
-            self._stop_if_due(job, attempt, state)
+        if state.alive and state.lost is None:
+            self._stop_if_due(job, self._hold_to_limits(job, attempt), state)
         else:
-            self._conclude(job, attempt)
+            self._conclude(job, attempt, lost=state.lost)
 
     def _launch(self, job: JobRecord, attempt: AttemptRecord) -> None:
+        """Start the attempt's processes, unless another replica is just about to."""
         paths = _paths(job, attempt)
         decided = Attempt(
-            number=attempt.number, resume=attempt.resume, created_at=attempt.created_at, devices=attempt.devices
+            number=attempt.number,
+            resume=attempt.resume,
+            created_at=attempt.created_at,
+            devices=attempt.devices,
+            overrides=attempt.overrides,
         )
+        run = run_of(job, attempt)
         try:
-            write_json_atomically(paths.record, decided)
-            leader = self._launcher.submit(run_of(job, attempt))
+            with exclusive(paths.path / "launch.lock") as alone:
+                if not alone or self._launcher.poll(run).was_started:
+                    return
+                # Whoever lost the lease while it slept must not start anything.
+                self._store.attempts.update(job.id, attempt.number, lease=job.lease_token, resume=attempt.resume)
+                write_json_atomically(paths.record, decided)
+                submitted = self._launcher.submit(run)
         except (LaunchError, OSError) as error:
             end = AttemptEnd(reason=EndReason.LAUNCH_FAILED, message=f"Job failed: {error}", level="error")
             failed = outcome.Finish(end, JobStatus.FAILED, EndReason.LAUNCH_FAILED.value, str(error))
             self._finish(job, attempt, failed)
             return
-        self._adopt(attempt, leader)
+        self._adopt(job, attempt, submitted)
 
-    def _adopt(self, attempt: AttemptRecord, leader: ProcessIdentity) -> AttemptRecord:
+    def _adopt(self, job: JobRecord, attempt: AttemptRecord, submitted: Submitted) -> AttemptRecord:
         return self._store.attempts.update(
             attempt.job_id,
             attempt.number,
+            lease=job.lease_token,
             status=AttemptStatus.RUNNING,
-            pid=leader.pid,
-            pid_created_at=leader.created_at,
+            pid=submitted.leader and submitted.leader.pid,
+            pid_created_at=submitted.leader and submitted.leader.created_at,
+            engine_ref=None if submitted.engine_ref is None else dict(submitted.engine_ref),
         )
 
     def _store_events(self, job: JobRecord, attempt: AttemptRecord) -> None:
@@ -98,6 +123,20 @@ class Supervisor:
                 return
             offset, total_steps = progress.offset_after, progress.total_steps
 
+    def _hold_to_limits(self, job: JobRecord, attempt: AttemptRecord) -> AttemptRecord:
+        """The attempt, which is to stop if it has come to one of its limits."""
+        if attempt.stop_requested_at is not None or _stop_wanted(job, attempt):
+            return attempt
+        if limits.reason_to_stop(job, attempt, patience=self._patience) is None:
+            return attempt
+        attempt = self._store.attempts.latest(job.id) or attempt  # what it has just told is only in the database
+        reason = limits.reason_to_stop(job, attempt, patience=self._patience)
+        if reason is None:
+            return attempt
+        message = f"Attempt {attempt.number} is stopped: {limits.describe_limit(job, reason)}"
+        self._store.attempts.ask_to_stop(job.id, attempt.number, reason, message=message)
+        return replace(attempt, stop_reason=reason)
+
     def _stop_if_due(self, job: JobRecord, attempt: AttemptRecord, state: RunState) -> None:
         """Ask the processes to stop if they should, and kill them when they had their time.
 
@@ -105,9 +144,11 @@ class Supervisor:
         """
         run = run_of(job, attempt)
         now = time.time()
-        grace_s = self._cancel_grace_s if _stop_wanted(job) else self._orphan_grace_s
+        stop_wanted = _stop_wanted(job, attempt)
+        saves = attempt.stop_reason not in (None, EndReason.STALLED) and not _person_wants_stop(job)
+        grace_s = self._cancel_grace_s if stop_wanted and not saves else self._orphan_grace_s
         if attempt.stop_requested_at is None:
-            if _stop_wanted(job) or not state.leader_alive:
+            if stop_wanted or not state.leader_alive:
                 # Signalled first, noted second: if the service dies in between, they are only asked again.
                 self._launcher.signal(run, signal.SIGTERM)
                 self._store.attempts.update(job.id, attempt.number, stop_requested_at=now)
@@ -117,22 +158,42 @@ class Supervisor:
         if ended is not None and now > ended.time + min(self._cancel_grace_s, LINGER_S):
             self._launcher.signal(run, signal.SIGKILL)
 
-    def _conclude(self, job: JobRecord, attempt: AttemptRecord) -> None:
+    def _conclude(self, job: JobRecord, attempt: AttemptRecord, *, lost: LostReason | None) -> None:
         paths = _paths(job, attempt)
         attempts = self._store.attempts.list(job.id)
-        decision = outcome.decide(
-            job,
-            attempts,
+        remains = outcome.Remains(
             exit_record=_read_exit(paths),
             made_progress=outcome.got_further(attempts, JobDir(Path(job.job_dir))),
-            max_crashes_without_progress=self._max_crashes,
-            last_words=last_line(paths.log),
+            said=last_words(paths.log),
+            lost=lost,
+            stop_reason=attempts[-1].stop_reason,
+            micro_size=micro_size_of(paths.events),
         )
+        decision = outcome.decide(job, attempts, remains, rules=self._rules)
         if isinstance(decision, outcome.Finish):
             self._finish(job, attempt, decision)
+        elif decision.requeue:
+            self._store.attempts.requeue(
+                job.id,
+                attempt.number,
+                decision.end,
+                expected=lifecycle.sources(JobStatus.QUEUED),
+                not_before=decision.not_before,
+                message=decision.message,
+                overrides=decision.overrides,
+                retries=decision.retries,
+                lease=job.lease_token,
+            )
         else:
-            message = f"Attempt {attempt.number + 1} goes on from the latest checkpoint"
-            self._store.attempts.retry(job.id, attempt.number, decision.end, message=message)
+            self._store.attempts.retry(
+                job.id,
+                attempt.number,
+                decision.end,
+                message=decision.message,
+                overrides=decision.overrides,
+                retries=decision.retries,
+                lease=job.lease_token,
+            )
 
     def _finish(self, job: JobRecord, attempt: AttemptRecord, decision: outcome.Finish) -> None:
         model = None
@@ -149,6 +210,7 @@ class Supervisor:
             to=decision.to,
             expected=() if decision.to is None else lifecycle.sources(decision.to),
             model=model,
+            lease=job.lease_token,
             fine_tuned_model=None if model is None else model.id,
             error_code=decision.error_code,
             error_message=decision.error_message,
@@ -161,7 +223,8 @@ def run_of(job: JobRecord, attempt: AttemptRecord) -> Run:
         job_id=job.id,
         attempt=attempt.number,
         job_dir=Path(job.job_dir),
-        devices=tuple(attempt.devices),
+        placement=tuple(NodeShare(share["node"], tuple(share["devices"])) for share in attempt.placement),
+        engine_ref=attempt.engine_ref,
         resume=attempt.resume,
         worker_pids=tuple(attempt.worker_pids),
         workers_seen_at=attempt.workers_seen_at,
@@ -172,7 +235,11 @@ def _paths(job: JobRecord, attempt: AttemptRecord) -> AttemptDir:
     return JobDir(Path(job.job_dir)).attempt(attempt.number)
 
 
-def _stop_wanted(job: JobRecord) -> bool:
+def _stop_wanted(job: JobRecord, attempt: AttemptRecord) -> bool:
+    return _person_wants_stop(job) or attempt.stop_reason is not None
+
+
+def _person_wants_stop(job: JobRecord) -> bool:
     return job.cancel_requested or job.status is JobStatus.PAUSED
 
 

@@ -12,7 +12,7 @@ from service.launchers.base import Capacity
 def find_devices(*, cpu_slots: int, visible: str | None) -> Capacity:
     """The GPUs that `visible` (CUDA_VISIBLE_DEVICES, or None) leaves; without any, `cpu_slots` CPU devices."""
     gpus = select_visible(gpu_uuids(), visible)
-    return Capacity("gpu", gpus) if gpus else Capacity("cpu", tuple(range(cpu_slots)))
+    return Capacity.of_this_machine("gpu", gpus) if gpus else Capacity.of_this_machine("cpu", range(cpu_slots))
 
 
 def gpu_uuids() -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import trainer
-from service.launchers.base import Capacity, ProcessIdentity, Run, RunState
+from service.launchers.base import Capacity, Run, RunState, Submitted
 from service.launchers.devices import find_devices
 from service.launchers.processes import ProcessGroups, find_workers, send, tags
 from trainer.job_dir import AttemptDir, JobDir
@@ -25,6 +25,9 @@ WorkerCommand = Callable[[Run, Capacity, int], Sequence[str]]
 
 class LocalLauncher:
     """Runs attempts on this machine, each in a session of its own."""
+
+    name = "local"
+    shared = False
 
     def __init__(
         self,
@@ -49,20 +52,21 @@ class LocalLauncher:
         """The devices there are, taken or not."""
         return self._capacity
 
-    def submit(self, run: Run) -> ProcessIdentity:
-        """Start a run and return the launcher process.
+    def submit(self, run: Run) -> Submitted:
+        """Start a run; its leader is the launcher process.
 
         Raises:
             LaunchError: the launcher cannot be started.
         """
         paths = _paths(run)
-        return self._groups.start(
+        leader = self._groups.start(
             self._worker_command(run, self._capacity, free_port()),
             tag=_tag(run),
             environment=self.environment(run),
             log=paths.log,
             record=_record(paths),
         )
+        return Submitted(leader)
 
     def poll(self, run: Run) -> RunState:
         """Look at a run, also one that another service process started."""
@@ -83,6 +87,9 @@ class LocalLauncher:
     def list(self) -> Sequence[str]:
         """`JOB/ATTEMPT` of every run on this machine that has a living process, whoever started it."""
         return sorted({tag for _, _, tag in tags()})
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def environment(self, run: Run) -> dict[str, str]:
         """The environment of a run's processes."""

@@ -129,6 +129,14 @@ def tags() -> Iterator[tuple[psutil.Process, ProcessIdentity, str]]:
             yield *living, tag
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs; one that ended and only waits for its parent to notice does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def send(process: psutil.Process, number: signal.Signals) -> None:
     """Signal a process unless it has ended."""
     try:

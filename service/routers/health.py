@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from service.dependencies import TheGateway, TheMetrics, TheRunner, TheStore
+from service.dependencies import TheGateway, TheMetrics, TheRunner, TheSettings, TheStore
 from service.jobs.runner import JobRunner
 from service.metrics import CONTENT_TYPE
 from service.schemas.health import Alive, PartState, Readiness
@@ -38,8 +38,10 @@ def ready(store: TheStore, runner: TheRunner, gateway: TheGateway, response: Res
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(counted: TheMetrics) -> Response:
-    """Prometheus metrics."""
+def metrics(request: Request, counted: TheMetrics, settings: TheSettings) -> Response:
+    """Prometheus metrics, of all projects: where other machines reach the service, for an operator's key only."""
+    if not settings.metrics_are_open:
+        request.state.caller.require_operator()
     return Response(counted.render(), media_type=CONTENT_TYPE)
 
 
@@ -52,7 +54,10 @@ def _describe_runner(runner: JobRunner) -> str:
     if not runner.is_alive:
         raise RuntimeError("the job runner's thread has ended; restart the service")
     capacity = runner.capacity()
-    return f"{len(capacity.devices)} {capacity.kind} devices"
+    if capacity.problem is not None:
+        raise RuntimeError(capacity.problem)
+    machines = f" on {len(capacity.nodes)} machines" if capacity.may_grow else ""
+    return f"{capacity.count} {capacity.kind} devices{machines}{capacity.note and f'; {capacity.note}'}"
 
 
 def _look(part: Callable[[], str]) -> PartState:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from starlette.concurrency import run_in_threadpool
 
-from service.dependencies import TheGateway, TheSettings, TheStore, find_model
+from service.dependencies import TheCaller, TheGateway, TheSettings, TheStore, find_model
 from service.errors import InvalidRequest, PayloadTooLarge
 from service.inference.gateway import Features
 from service.inference.gateway import Prediction as Predicted
@@ -61,11 +61,14 @@ read_classify = QuestionReader(ClassifyQuestion, ClassifyBody, example={"model":
 
 @router.post("/zero-shot", responses=FLAWS, openapi_extra=read_zero_shot.openapi())
 async def zero_shot(
-    asked: Annotated[Asked[ZeroShotQuestion], Depends(read_zero_shot)], store: TheStore, gateway: TheGateway
+    asked: Annotated[Asked[ZeroShotQuestion], Depends(read_zero_shot)],
+    store: TheStore,
+    gateway: TheGateway,
+    caller: TheCaller,
 ) -> Predictions:
     """Which of `class_names` does each image show? Send JSON with base64, or a form with files named `image`."""
     question = asked.question
-    model = await run_in_threadpool(find_model, store, question.model)
+    model = await run_in_threadpool(find_model, store, question.model, project=caller.project_id)
     rows = await gateway.zero_shot(
         model, asked.images, class_names=question.class_names, templates=question.templates, top_k=question.top_k
     )
@@ -74,19 +77,24 @@ async def zero_shot(
 
 @router.post("/classify", responses=FLAWS, openapi_extra=read_classify.openapi())
 async def classify(
-    asked: Annotated[Asked[ClassifyQuestion], Depends(read_classify)], store: TheStore, gateway: TheGateway
+    asked: Annotated[Asked[ClassifyQuestion], Depends(read_classify)],
+    store: TheStore,
+    gateway: TheGateway,
+    caller: TheCaller,
 ) -> Predictions:
     """Which of the classes that the model was trained on does each image show? JSON or a form, as `/v1/zero-shot`."""
-    model = await run_in_threadpool(find_model, store, asked.question.model)
+    model = await run_in_threadpool(find_model, store, asked.question.model, project=caller.project_id)
     rows = await gateway.classify(model, asked.images, top_k=asked.question.top_k)
     return _predictions(model.id, rows)
 
 
 @router.post("/embeddings", responses=FLAWS)
-async def embeddings(body: EmbeddingsBody, store: TheStore, gateway: TheGateway, settings: TheSettings) -> Embeddings:
+async def embeddings(
+    body: EmbeddingsBody, store: TheStore, gateway: TheGateway, settings: TheSettings, caller: TheCaller
+) -> Embeddings:
     """Unit-length features of texts and images in one space, as OpenAI's client asks for them."""
     inputs = await run_in_threadpool(_checked_inputs, body, settings)
-    model = await run_in_threadpool(find_model, store, body.model)
+    model = await run_in_threadpool(find_model, store, body.model, project=caller.project_id)
     features = await gateway.embed(model, inputs)
     _check_dimensions(features, body.dimensions)
     data = [

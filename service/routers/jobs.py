@@ -1,22 +1,41 @@
-"""Fine-tuning jobs: create, list, retrieve, cancel, pause, resume; their checkpoints and logs."""
+"""Fine-tuning jobs: create, list, retrieve, cancel, pause, resume; their logs."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
 
-from service.dependencies import After, Closing, MetadataFilter, TheJob, TheRunner, TheSettings, TheStore
+from service.conditions import CHANGED, NOT_MODIFIED, TheConditions
+from service.dependencies import (
+    After,
+    Closing,
+    MetadataFilter,
+    TheCaller,
+    TheJob,
+    ThePlanner,
+    TheRunner,
+    TheSettings,
+    TheStore,
+)
+from service.idempotency import IDEMPOTENT, IdempotentRoute, TheChosenId
 from service.jobs import lifecycle
+from service.jobs.places import Places
 from service.jobs.submission import submit
+from service.routers.estimate import NO_ESTIMATE, estimate_of
 from service.schemas.base import ErrorAnswer, Page
-from service.schemas.checkpoints import Checkpoint, CheckpointPage
+from service.schemas.estimates import Estimate, EstimateCreate
 from service.schemas.job_request import EXAMPLES, JobCreate
 from service.schemas.jobs import Job
+from service.security import Caller
+from service.store.records import JobRecord
+from service.store.store import Store
 from service.streams import LogFollower, read_log
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"])
+router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning jobs"], route_class=IdempotentRoute)
 
 _METADATA_PARAMETER = {
     "name": "metadata",
@@ -29,74 +48,104 @@ _METADATA_PARAMETER = {
 NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "There is no such job."}}
 
 
-@router.post("", responses={400: {"model": ErrorAnswer, "description": "The spec cannot be made; see `problems`."}})
-def create_job(
+@router.post(
+    "",
+    response_model=Job | Estimate,
+    responses={
+        **NO_ESTIMATE,
+        400: {"model": ErrorAnswer, "description": "The spec cannot be made; see `problems`."},
+        409: {"model": ErrorAnswer, "description": "The first request under this key is still being worked on."},
+    },
+    dependencies=[IDEMPOTENT],
+)
+async def create_job(
     body: Annotated[JobCreate, Body(openapi_examples=EXAMPLES)],
-    store: TheStore,
-    runner: TheRunner,
-    settings: TheSettings,
-) -> Job:
+    request: Request,
+    planner: ThePlanner,
+    caller: TheCaller,
+    chosen: TheChosenId,
+    dry_run: Annotated[bool, Query(description="Only check the job, and answer what it would take.")] = False,
+) -> Job | Estimate:
     """Submit a job. It is checked at once, its data before any training, and then it waits for devices."""
+    if dry_run:
+        asked = EstimateCreate(**{name: getattr(body, name) for name in body.model_fields_set})
+        return await estimate_of(asked, request=request, planner=planner, caller=caller, runnable=True)
+    return await run_in_threadpool(_create, body, request.app.state, caller, chosen.new("ftjob"))
+
+
+def _create(body: JobCreate, state: State, caller: Caller, job_id: str) -> Job:
+    already = state.store.jobs.get(job_id)
+    if already is not None:  # made under the same Idempotency-Key by a service that died before it could answer
+        return Job.from_record(already, attempts=[])
     record = submit(
-        store,
-        jobs_dir=settings.jobs_dir,
-        capacity=runner.capacity(),
-        weights_dir=settings.weights_dir,
-        partial_spec=body.partial_spec(),
+        state.store,
+        jobs_dir=state.settings.jobs_dir,
+        capacity=state.runner.capacity(),
+        weights_dir=state.settings.weights_dir,
+        places=Places.of(state.settings, state.store, project=caller.project_id),
+        partial_spec=state.files.with_paths(body.partial_spec(), project=caller.project_id),
         suffix=body.suffix,
+        project=caller.project_id,
+        created_by=caller.key_id,
+        job_id=job_id,
     )
-    runner.wake()
+    state.runner.wake()
     return Job.from_record(record, attempts=[])
 
 
 @router.get("", openapi_extra={"parameters": [_METADATA_PARAMETER]})
 def list_jobs(
-    store: TheStore, metadata: MetadataFilter, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    store: TheStore,
+    caller: TheCaller,
+    metadata: MetadataFilter,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[Job]:
     """Jobs, newest first."""
-    records, has_more = store.jobs.list(after=after, limit=limit, metadata=metadata)
+    records, has_more = store.jobs.list(project=caller.project_id, after=after, limit=limit, metadata=metadata)
     return Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more)
 
 
-@router.get("/{job_id}", responses=NO_JOB)
-def retrieve_job(job: TheJob, store: TheStore) -> Job:
+@router.get("/{job_id}", response_model=Job, responses={**NO_JOB, **NOT_MODIFIED})
+def retrieve_job(job: TheJob, store: TheStore, conditions: TheConditions, response: Response) -> Any:
     """One job, with its attempts."""
-    return Job.from_record(job, attempts=store.attempts.list(job.id))
-
-
-@router.post("/{job_id}/cancel", responses={**NO_JOB, 409: {"model": ErrorAnswer, "description": "It has ended."}})
-def cancel_job(job: TheJob, store: TheStore, runner: TheRunner) -> Job:
-    """Cancel a job that has not ended. Its processes get time to save a checkpoint."""
-    record = store.jobs.request_cancel(job.id)
-    runner.wake()
-    return Job.from_record(record, attempts=store.attempts.list(job.id))
+    return conditions.answer(_with_attempts(job, store), response)
 
 
 @router.post(
-    "/{job_id}/pause", responses={**NO_JOB, 409: {"model": ErrorAnswer, "description": "It neither waits nor runs."}}
+    "/{job_id}/cancel",
+    responses={**NO_JOB, **CHANGED, 409: {"model": ErrorAnswer, "description": "It has ended."}},
 )
-def pause_job(job: TheJob, store: TheStore, runner: TheRunner) -> Job:
+def cancel_job(job: TheJob, store: TheStore, runner: TheRunner, conditions: TheConditions) -> Job:
+    """Cancel a job that has not ended. Its processes get time to save a checkpoint."""
+    conditions.require(_with_attempts(job, store))
+    record = store.jobs.request_cancel(job.id)
+    runner.wake()
+    return _with_attempts(record, store)
+
+
+@router.post(
+    "/{job_id}/pause",
+    responses={**NO_JOB, **CHANGED, 409: {"model": ErrorAnswer, "description": "It neither waits nor runs."}},
+)
+def pause_job(job: TheJob, store: TheStore, runner: TheRunner, conditions: TheConditions) -> Job:
     """Keep a queued job from starting, or stop a running one after it has saved a checkpoint. It frees its devices."""
+    conditions.require(_with_attempts(job, store))
     record = lifecycle.pause(store, job.id)
     runner.wake()
-    return Job.from_record(record, attempts=store.attempts.list(job.id))
+    return _with_attempts(record, store)
 
 
-@router.post("/{job_id}/resume", responses={**NO_JOB, 409: {"model": ErrorAnswer, "description": "It is not paused."}})
-def resume_job(job: TheJob, store: TheStore, runner: TheRunner) -> Job:
+@router.post(
+    "/{job_id}/resume",
+    responses={**NO_JOB, **CHANGED, 409: {"model": ErrorAnswer, "description": "It is not paused."}},
+)
+def resume_job(job: TheJob, store: TheStore, runner: TheRunner, conditions: TheConditions) -> Job:
     """Queue a paused job again; it goes on from its latest checkpoint."""
+    conditions.require(_with_attempts(job, store))
     record = lifecycle.resume(store, job.id)
     runner.wake()
-    return Job.from_record(record, attempts=store.attempts.list(job.id))
-
-
-@router.get("/{job_id}/checkpoints", responses=NO_JOB)
-def list_checkpoints(
-    job: TheJob, store: TheStore, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 10
-) -> CheckpointPage:
-    """The job's checkpoints that are still there, newest first."""
-    records, has_more = store.checkpoints.list(job.id, after=after, limit=limit)
-    return CheckpointPage.of([Checkpoint.from_record(record) for record in records], has_more=has_more)
+    return _with_attempts(record, store)
 
 
 @router.get("/{job_id}/logs", response_class=Response, responses={**NO_JOB, 200: {"content": {"text/plain": {}}}})
@@ -113,3 +162,7 @@ def read_logs(
         lines = LogFollower(store, job, attempt=attempt, poll_s=settings.stream_poll_s, closing=closing)
         return StreamingResponse(lines.stream(), media_type="text/plain; charset=utf-8")
     return StreamingResponse(read_log(job, attempt=attempt), media_type="text/plain; charset=utf-8")
+
+
+def _with_attempts(job: JobRecord, store: Store) -> Job:
+    return Job.from_record(job, attempts=store.attempts.list(job.id))

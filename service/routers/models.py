@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from service.dependencies import TheStore, find_model
+from service.conditions import CHANGED, NOT_MODIFIED, TheConditions
+from service.dependencies import TheCaller, TheStore, find_model
 from service.schemas.base import ErrorAnswer, Page
 from service.schemas.models import DeletedModel, Model
 
@@ -16,19 +17,23 @@ NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "descri
 
 
 @router.get("")
-def list_models(store: TheStore) -> Page[Model]:
+def list_models(store: TheStore, caller: TheCaller) -> Page[Model]:
     """All registered models, newest first."""
-    return Page[Model](data=[Model.from_record(record) for record in store.models.list()])
+    return Page[Model](data=[Model.from_record(record) for record in store.models.list(project=caller.project_id)])
 
 
-@router.get("/{model:path}", responses=NO_MODEL)
-def retrieve_model(model: str, store: TheStore) -> Model:
+@router.get("/{model:path}", response_model=Model, responses={**NO_MODEL, **NOT_MODIFIED})
+def retrieve_model(
+    model: str, store: TheStore, caller: TheCaller, conditions: TheConditions, response: Response
+) -> Any:
     """One registered model."""
-    return Model.from_record(find_model(store, model))
+    return conditions.answer(Model.from_record(find_model(store, model, project=caller.project_id)), response)
 
 
-@router.delete("/{model:path}", responses=NO_MODEL)
-def delete_model(model: str, store: TheStore) -> DeletedModel:
+@router.delete("/{model:path}", responses={**NO_MODEL, **CHANGED})
+def delete_model(model: str, store: TheStore, caller: TheCaller, conditions: TheConditions) -> DeletedModel:
     """Take a model off the register. Its export folder stays, and so do jobs that started from it."""
-    store.models.delete(find_model(store, model).id)
+    record = find_model(store, model, project=caller.project_id)
+    conditions.require(Model.from_record(record))
+    store.models.delete(record.id)
     return DeletedModel(id=model)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from service.schemas.base import Answer, Page
+from service.schemas.base import Answer
+from service.schemas.pages import Named
 from service.store.records import CheckpointRecord
 
 
-class Checkpoint(Answer):
+class Checkpoint(Named):
     """A published checkpoint that is still there."""
 
     id: str
@@ -42,16 +43,18 @@ class Checkpoint(Answer):
         )
 
 
-class CheckpointPage(Page[Checkpoint]):
-    """Part of the list of checkpoints, newest first."""
+class Promotion(Answer):
+    """A checkpoint that becomes a model of its own."""
 
-    first_id: str | None = None
-    """Id of the first item."""
-    last_id: str | None = None
-    """Id of the last item; what `after` takes for the next page."""
-
-    @classmethod
-    def of(cls, checkpoints: list[Checkpoint], *, has_more: bool) -> CheckpointPage:
-        """A page with its first and last id filled in."""
-        first, last = (checkpoints[0].id, checkpoints[-1].id) if checkpoints else (None, None)
-        return cls(data=checkpoints, has_more=has_more, first_id=first, last_id=last)
+    object: Literal["fine_tuning.job.checkpoint.promotion"] = "fine_tuning.job.checkpoint.promotion"
+    """Always `fine_tuning.job.checkpoint.promotion`."""
+    checkpoint: str
+    """The checkpoint's id."""
+    fine_tuning_job_id: str
+    """The job."""
+    status: Literal["running", "succeeded", "failed"]
+    """Where it stands."""
+    model: str | None
+    """Name of the registered model, once it has succeeded."""
+    error: str | None
+    """Why it failed, if it did."""

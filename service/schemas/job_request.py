@@ -46,9 +46,10 @@ class JobCreate(Body):
     model: Annotated[str, Field(min_length=1)] | None = None
     """The model to start from, as in `spec.model.name`; without it, the recipe's own."""
     training_file: str = ""
-    """Path of an image folder or a table, on the service's machine; empty if `spec.data.train` names the data."""
+    """Id of an uploaded file (`file-...`), or path of an image folder or a table on the service's machine; empty if
+    `spec.data.train` names the data. Paths in `spec.data` may be ids of files too."""
     validation_file: str | None = None
-    """Path of held-out data, as in `spec.data.validation`."""
+    """Held-out data, likewise, as in `spec.data.validation`."""
     recipe: str | None = None
     """Name of a recipe to start from; `GET /v1/recipes` lists them."""
     spec: Annotated[

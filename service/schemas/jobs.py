@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from service.files.storage import file_id_of
 from service.schemas.base import Answer
 from service.store.records import AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
+
+Path_ = TypeVar("Path_", str, str | None)
 
 
 class JobError(Answer):
@@ -46,6 +49,8 @@ class AttemptSummary(Answer):
     """Device numbers."""
     resume: bool
     """Whether it went on from a checkpoint."""
+    overrides: dict[str, Any]
+    """What was decided for it beside the spec, such as a smaller `micro_size` after one ran out of memory."""
     start_step: int
     """Optimizer steps done before it."""
     last_step: int
@@ -65,6 +70,7 @@ class AttemptSummary(Answer):
             end_message=record.end_message,
             devices=record.devices,
             resume=record.resume,
+            overrides=record.overrides,
             start_step=record.start_step,
             last_step=record.last_step,
             created_at=int(record.created_at),
@@ -102,9 +108,9 @@ class Job(Answer):
     trained_tokens: int | None = None
     """Always null: images are not counted in tokens."""
     training_file: str
-    """Where the training data is."""
+    """The training data: a path, or the id of an uploaded file."""
     validation_file: str | None
-    """Where the held-out data is."""
+    """The held-out data, likewise."""
     estimated_finish: int | None
     """Unix seconds, by the speed so far; null while it is not running."""
     integrations: list[Any] = []
@@ -141,8 +147,8 @@ class Job(Answer):
             model=record.model,
             seed=record.seed,
             status=record.visible_status,
-            training_file=record.training_file,
-            validation_file=source_path(record.spec, "validation"),
+            training_file=_as_named(record.training_file),
+            validation_file=_as_named(source_path(record.spec, "validation")),
             estimated_finish=_seconds(record.estimated_finish),
             metadata=record.metadata,
             suffix=record.suffix,
@@ -159,6 +165,11 @@ def source_path(spec: Mapping[str, Any], name: Literal["train", "validation"]) -
     """Where a spec's training or validation data is, or None."""
     source = spec.get("data", {}).get(name)
     return source.get("path") if source else None
+
+
+def _as_named(path: Path_) -> Path_:
+    """The id of the uploaded file that a path belongs to, or else the path."""
+    return path if path is None else file_id_of(path) or path
 
 
 def _error(record: JobRecord) -> JobError | None:

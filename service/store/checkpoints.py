@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from service.store.engine import Database
 from service.store.records import CheckpointRecord
-from service.store.rows import Page, newest_first
+from service.store.rows import Page, newest_first, record_of
 from service.store.tables import checkpoints
 
 
@@ -15,6 +15,12 @@ class Checkpoints:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def get(self, id: str) -> CheckpointRecord | None:
+        """The checkpoint, or None."""
+        with self._database.read() as connection:
+            row = connection.execute(select(checkpoints).where(checkpoints.c.id == id)).one_or_none()
+            return None if row is None else record_of(CheckpointRecord, row)
 
     def list(self, job_id: str, *, after: str | None = None, limit: int = 10) -> Page[CheckpointRecord]:
         """A page of a job's checkpoints, newest first, and whether there are more.

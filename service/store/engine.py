@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, make_url
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -25,6 +25,12 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         self._writing = self.engine.execution_options(writes=True)
 
+    def now(self) -> ColumnElement[float]:
+        """The database's own time in Unix seconds, for what replicas must agree on."""
+        if self.engine.dialect.name == "sqlite":
+            return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
+        return literal_column("extract(epoch FROM clock_timestamp())::float8", Float)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: it sees one state of the database and waits for nobody."""
@@ -36,6 +42,27 @@ class Database:
         """A transaction that may write. On SQLite writers queue here, so that none fails half way."""
         with self._writing.begin() as connection:
             yield connection
+
+    @contextmanager
+    def migrate(self) -> Iterator[Connection]:
+        """A transaction that may rebuild tables. SQLite does that by copying a table and dropping the old one, which
+        its foreign keys would forbid; they are checked before it commits."""
+        with self._writing.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                with connection.begin():
+                    connection.exec_driver_sql("SELECT pg_advisory_xact_lock(8321)")  # one at a time
+                    yield connection
+                return
+            raw: Any = connection.connection.driver_connection
+            raw.execute("PRAGMA foreign_keys=OFF")  # without effect inside a transaction
+            try:
+                with connection.begin():
+                    yield connection
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                    if broken:
+                        raise RuntimeError(f"the new layout would break references: {broken[:5]}")
+            finally:
+                raw.execute("PRAGMA foreign_keys=ON")
 
     def close(self) -> None:
         """Close all connections."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
+from service.redaction import redact_values
 from service.store.engine import Database
 from service.store.records import EventRecord, NewEvent, UnknownId, new_id
 from service.store.rows import Page, newest_first, record_of, values_of
@@ -77,7 +78,7 @@ def append_events(connection: Connection, job_id: str, new: Sequence[NewEvent]) 
     last = connection.execute(select(jobs.c.num_events).where(jobs.c.id == job_id)).scalar_one()
     first = last - len(new) + 1
     records = [
-        EventRecord(id=new_id("ftevent"), job_id=job_id, seq=first + i, **values_of(event))
+        EventRecord(id=new_id("ftevent"), job_id=job_id, seq=first + i, **redact_values(values_of(event)))
         for i, event in enumerate(new)
     ]
     if records:

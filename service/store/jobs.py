@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy import Connection, and_, exists, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 
+from service.redaction import redact
+from service.store.announcements import announce_job
 from service.store.engine import Database
 from service.store.events import append_events
-from service.store.records import TERMINAL, AlreadyExists, JobRecord, JobStatus, NewEvent, TransitionRefused, UnknownId
+from service.store.records import (
+    TERMINAL,
+    AlreadyExists,
+    AttemptStatus,
+    JobRecord,
+    JobStatus,
+    LeaseLost,
+    NewEvent,
+    QuotaExceeded,
+    TransitionRefused,
+    UnknownId,
+)
 from service.store.rows import Page, newest_first, record_of, values_of
-from service.store.tables import job_metadata, jobs
+from service.store.tables import attempts, job_metadata, jobs, projects
+
+_WAITING = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
+_BUSY = (JobStatus.VALIDATING_FILES, JobStatus.RUNNING)
+_OPEN_ATTEMPT = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status != AttemptStatus.ENDED)
+_NEEDS_WORK = and_(
+    jobs.c.status.not_in(TERMINAL), or_(jobs.c.status.in_(_BUSY), jobs.c.cancel_requested, _OPEN_ATTEMPT)
+)
 
 
 class Jobs:
@@ -27,9 +48,11 @@ class Jobs:
 
         Raises:
             AlreadyExists: the id is taken.
+            QuotaExceeded: its project has as many waiting jobs as it may have.
         """
         try:
             with self._database.write() as connection:
+                _refuse_over_quota(connection, record.project_id)
                 connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
                 notes = [{"job_id": record.id, "key": k, "value": v} for k, v in record.metadata.items()]
                 if notes:
@@ -46,14 +69,20 @@ class Jobs:
             return find_job(connection, id)
 
     def list(
-        self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = None
+        self,
+        *,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 20,
+        metadata: Mapping[str, str] | None = None,
     ) -> Page[JobRecord]:
-        """A page of jobs, newest first, that carry all of `metadata`, and whether there are more.
+        """A page of jobs of a project (None: of all), newest first, that carry all of `metadata`, and whether there
+        are more.
 
         Raises:
             UnknownId: there is no job `after` in that list.
         """
-        query = select(jobs)
+        query = select(jobs) if project is None else select(jobs).where(jobs.c.project_id == project)
         for key, value in (metadata or {}).items():
             query = query.where(
                 jobs.c.id.in_(
@@ -78,11 +107,57 @@ class Jobs:
         with self._database.read() as connection:
             return [record_of(JobRecord, row) for row in connection.execute(query)]
 
+    def claim(self, *, owner: str, lease_s: float, limit: int, take_over: bool = False) -> Sequence[JobRecord]:
+        """Jobs that need somebody's attention and are now `owner`'s for `lease_s` seconds: those it holds already,
+        and at most `limit` that nobody holds.
+
+        Attention need jobs whose data are being checked, jobs with an open attempt and jobs to be cancelled; queued
+        ones wait for the planner and are nobody's.
+
+        Args:
+            take_over: also take what another owner holds, for a caller who knows that there is no other.
+        """
+        now = self._database.now()
+        free = true() if take_over else or_(jobs.c.lease_owner.is_(None), jobs.c.lease_expires_at < now)
+        unheld = (
+            select(jobs.c.position)
+            .where(_NEEDS_WORK, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_owner != owner), free)
+            .order_by(jobs.c.status == JobStatus.VALIDATING_FILES, jobs.c.position)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        mine = and_(_NEEDS_WORK, jobs.c.lease_owner == owner)
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(mine).values(lease_expires_at=now + lease_s))
+            for position in connection.execute(unheld).scalars().all():
+                given = {"lease_owner": owner, "lease_token": secrets.token_hex(8), "lease_expires_at": now + lease_s}
+                connection.execute(update(jobs).where(jobs.c.position == position).values(**given))
+            rows = connection.execute(select(jobs).where(mine).order_by(jobs.c.position))
+            return [record_of(JobRecord, row) for row in rows]
+
+    def any_needs_attention(self) -> bool:
+        """Whether `claim` would find anything; cheaper, as it writes nothing."""
+        with self._database.read() as connection:
+            return bool(connection.execute(select(select(jobs.c.position).where(_NEEDS_WORK).exists())).scalar())
+
+    def release(self, *, owner: str) -> None:
+        """Give back all that `owner` holds, so that others need not wait for its leases to run out."""
+        held = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
+        with self._database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.lease_owner == owner).values(**held))
+
     def count_by_status(self) -> dict[JobStatus, int]:
         """How many jobs are in each state; states without jobs count 0."""
         query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
         with self._database.read() as connection:
             return dict.fromkeys(JobStatus, 0) | {row[0]: row[1] for row in connection.execute(query)}
+
+    def waiting_by_project(self) -> dict[str, tuple[int, float | None]]:
+        """How many jobs of each project wait for devices, and since when the first of them does."""
+        query = select(jobs.c.project_id, func.count(), func.min(jobs.c.queued_at))
+        query = query.where(jobs.c.status == JobStatus.QUEUED).group_by(jobs.c.project_id)
+        with self._database.read() as connection:
+            return {project: (count, since) for project, count, since in connection.execute(query)}
 
     def transition(
         self, id: str, to: JobStatus, *, expected: Iterable[JobStatus], note: NewEvent | None = None, **changes: Any
@@ -129,6 +204,21 @@ class Jobs:
             return _must_find(connection, id)
 
 
+def _refuse_over_quota(connection: Connection, project: str) -> None:
+    disk = select(projects.c.max_disk_bytes, projects.c.disk_bytes).where(projects.c.id == project)
+    most, there = connection.execute(disk).one_or_none() or (None, None)
+    if most is not None and (there or 0) > most:
+        raise QuotaExceeded(project, "bytes of files, checkpoints and models on the disk, or more", most)
+    quota = select(projects.c.max_queued_jobs).where(projects.c.id == project)
+    limit = connection.execute(quota).scalar_one_or_none()
+    if limit is None:
+        return
+    connection.execute(quota.with_for_update())  # one at a time, or two would both find the last place
+    waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit)
+    if len(connection.execute(waiting).all()) >= limit:
+        raise QuotaExceeded(project, "waiting jobs", limit)
+
+
 def find_job(connection: Connection, id: str) -> JobRecord | None:
     """The job as this transaction sees it, or None."""
     row = connection.execute(select(jobs).where(jobs.c.id == id)).one_or_none()
@@ -141,6 +231,8 @@ def move_job(connection: Connection, id: str, to: JobStatus, *, expected: Iterab
     if to.is_terminal:
         changes.setdefault("finished_at", time.time())
         changes.setdefault("estimated_finish", None)
+    if changes.get("error_message"):
+        changes["error_message"] = redact(changes["error_message"])
     allowed = [status for status in expected if not status.is_terminal]
     movable = and_(jobs.c.id == id, jobs.c.status.in_(allowed))
     if to is not JobStatus.CANCELLED:
@@ -148,6 +240,7 @@ def move_job(connection: Connection, id: str, to: JobStatus, *, expected: Iterab
     changed = connection.execute(update(jobs).where(movable).values(status=to, **changes))
     if changed.rowcount == 0:
         raise TransitionRefused(id, _must_find(connection, id).visible_status, to)
+    announce_job(connection, id, to)
 
 
 def _must_find(connection: Connection, id: str) -> JobRecord:
@@ -155,3 +248,16 @@ def _must_find(connection: Connection, id: str) -> JobRecord:
     if record is None:
         raise UnknownId("fine-tuning job", id)
     return record
+
+
+def require_lease(connection: Connection, job_id: str, lease: str | None) -> None:
+    """Hold on to a job's row and refuse to go on if its lease is no longer `lease`; None asks nothing.
+
+    Raises:
+        LeaseLost: another replica has the job.
+    """
+    if lease is None:
+        return
+    held = select(jobs.c.lease_token).where(jobs.c.id == job_id).with_for_update()
+    if connection.execute(held).scalar_one_or_none() != lease:
+        raise LeaseLost(job_id)

@@ -36,10 +36,13 @@ class Models:
             row = connection.execute(select(models).where(models.c.id == id)).one_or_none()
             return None if row is None else record_of(ModelRecord, row)
 
-    def list(self) -> list[ModelRecord]:
-        """All models, newest first."""
+    def list(self, *, project: str | None = None) -> list[ModelRecord]:
+        """The models of a project, or of all of them, newest first."""
+        query = select(models).order_by(models.c.position.desc())
+        if project is not None:
+            query = query.where(models.c.project_id == project)
         with self._database.read() as connection:
-            rows = connection.execute(select(models).order_by(models.c.position.desc()))
+            rows = connection.execute(query)
             return [record_of(ModelRecord, row) for row in rows]
 
     def delete(self, id: str) -> bool:

@@ -42,10 +42,32 @@ def newest_first(
     Raises:
         UnknownId: `after` is no id that the unpaged query would give.
     """
+    return paged(
+        connection, query, kind=kind, table=table, order=order, after=after, limit=limit, noun=noun, ascending=False
+    )
+
+
+def paged(
+    connection: Connection,
+    query: Select[Any],
+    *,
+    kind: type[R],
+    table: Table,
+    order: Column[Any],
+    after: str | None,
+    limit: int,
+    noun: str,
+    ascending: bool,
+) -> Page[R]:
+    """One page of `query` in the order of the column `order`, and whether there is more.
+
+    Raises:
+        UnknownId: `after` is no id that the unpaged query would give.
+    """
     if after is not None:
         start = connection.execute(query.with_only_columns(order).where(table.c.id == after)).scalar_one_or_none()
         if start is None:
             raise UnknownId(noun, after)
-        query = query.where(order < start)
-    rows = connection.execute(query.order_by(order.desc()).limit(limit + 1)).all()
+        query = query.where(order > start if ascending else order < start)
+    rows = connection.execute(query.order_by(order.asc() if ascending else order.desc()).limit(limit + 1)).all()
     return [record_of(kind, row) for row in rows[:limit]], len(rows) > limit

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     String,
@@ -23,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from service.store.records import AttemptStatus, EndReason, JobStatus
+from service.store.records import AttemptStatus, EndReason, JobStatus, Role
 
 
 class EnumText(TypeDecorator[StrEnum]):
@@ -89,6 +90,29 @@ jobs = Table(
     Column("estimated_finish", Float),
     Column("num_attempts", Integer, nullable=False),
     Column("num_events", BigInteger, nullable=False, default=0),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("created_by", _ID),
+    Column("priority", Integer, nullable=False),
+    Column("queue_order", Float, nullable=False),
+    Column("queued_at", Float),
+    Column("not_before", Float, nullable=False),
+    Column("nodes", Integer, nullable=False),
+    Column("devices_per_node", Integer),
+    Column("min_devices", Integer),
+    Column("preemptible", Boolean, nullable=False),
+    Column("deadline_at", Float),
+    Column("max_runtime_s", Float),
+    Column("runtime_s", Float, nullable=False),
+    Column("retries", JSON, nullable=False),
+    Column("overrides", JSON, nullable=False),
+    Column("lease_owner", _ID),
+    Column("lease_token", _ID),
+    Column("lease_expires_at", Float),
+    Index("ix_jobs_project_id_position", "project_id", "position"),
+    Index("ix_jobs_project_id_status", "project_id", "status"),
+    Index("ix_jobs_status_priority_project_id_queue_order", "status", "priority", "project_id", "queue_order"),
+    Index("ix_jobs_status_queued_at", "status", "queued_at"),
+    Index("ix_jobs_status_deadline_at", "status", "deadline_at"),
     sqlite_autoincrement=True,
 )
 
@@ -122,11 +146,20 @@ attempts = Table(
     Column("stop_requested_at", Float),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
+    Column("engine", String(16), nullable=False),
+    Column("placement", JSON, nullable=False),
+    Column("engine_ref", JSON(none_as_null=True)),
+    Column("overrides", JSON, nullable=False),
+    Column("last_step_at", Float),
+    Column("last_sign_at", Float),
+    Column("stage", String(16)),
+    Column("stop_reason", EnumText(EndReason)),
 )
 
 device_leases = Table(
     "device_leases",
     metadata,
+    Column("node", _NAME, primary_key=True),
     Column("device", Integer, primary_key=True, autoincrement=False),
     Column("job_id", _ID, nullable=False),
     Column("number", Integer, nullable=False),
@@ -175,5 +208,203 @@ models = Table(
     Column("metrics", JSON, nullable=False),
     Column("class_names", JSON(none_as_null=True)),
     Column("templates", JSON, nullable=False),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
     sqlite_autoincrement=True,
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("name", _NAME, nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("max_devices", Integer),
+    Column("max_running_jobs", Integer),
+    Column("max_queued_jobs", Integer),
+    Column("max_priority", Integer, nullable=False),
+    Column("max_disk_bytes", BigInteger),
+    Column("disk_bytes", BigInteger),
+    Column("device_seconds", Float, nullable=False),
+    Column("usage_at", Float, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("name", _NAME, nullable=False),
+    Column("role", EnumText(Role), nullable=False),
+    Column("hash", String(128), nullable=False, unique=True),
+    Column("hint", String(32), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+    Column("last_used_at", Float),
+    sqlite_autoincrement=True,
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("project_id", _ID, index=True),
+    Column("actor", _NAME, nullable=False),
+    Column("action", _NAME, nullable=False),
+    Column("target", _NAME),
+    Column("outcome", String(16), nullable=False),
+    Column("request_id", _NAME),
+    Column("detail", JSON(none_as_null=True)),
+    sqlite_autoincrement=True,
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("host", _NAME, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+"""The control planes that work on this database."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", _NAME, primary_key=True),
+    Column("owner", _ID),
+    Column("token", _ID),
+    Column("expires_at", Float),
+)
+"""Work that one replica at a time does, such as planning; jobs carry their own lease."""
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("project_id", _ID, ForeignKey("projects.id"), primary_key=True),
+    Column("key", _NAME, primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    Column("claimed_at", Float, nullable=False),
+    Column("status", Integer),
+    Column("headers", JSON(none_as_null=True)),
+    Column("body", Text),
+)
+
+files = Table(
+    "files",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("filename", _NAME, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("status_details", Text),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64)),
+    Column("path", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    sqlite_autoincrement=True,
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("filename", _NAME, nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("mime_type", _NAME, nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("file_lifetime_s", Float),
+    Column("file_id", _ID),
+    sqlite_autoincrement=True,
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("upload_id", _ID, ForeignKey("uploads.id"), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event_types", JSON, nullable=False),
+    Column("secrets", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("failing_since", Float),
+    Column("disabled_at", Float),
+    Column("disabled_reason", Text),
+    sqlite_autoincrement=True,
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("webhook_id", _ID, ForeignKey("webhooks.id"), nullable=False),
+    Column("event_type", _NAME, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("num_tries", Integer, nullable=False),
+    Column("next_try_at", Float),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("delivered_at", Float),
+    Index("ix_webhook_deliveries_status_next_try_at", "status", "next_try_at"),
+    Index("ix_webhook_deliveries_webhook_id_position", "webhook_id", "position"),
+    sqlite_autoincrement=True,
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    _position(),
+    Column("id", _ID, nullable=False, unique=True),
+    Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Column("created_by", _ID),
+    Column("name", _NAME),
+    Column("status", String(16), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Column("error_message", Text),
+    sqlite_autoincrement=True,
+)
+
+sweep_trials = Table(
+    "sweep_trials",
+    metadata,
+    Column("sweep_id", _ID, ForeignKey("sweeps.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("job_id", _ID, ForeignKey("jobs.id")),
+    Column("parameters", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("value", Float),
+    Column("detail", JSON(none_as_null=True)),
 )

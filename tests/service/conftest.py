@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.client import AttuneClient
 from service.launchers.base import Capacity, Run
-from service.launchers.local import LocalLauncher
+from service.launchers.local import LocalLauncher, WorkerCommand
 from service.server import Server
 from service.settings import Settings
 
@@ -73,9 +73,9 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     data = tmp_path / "data"
     data.mkdir()
 
-    def start(*, port: int = 0, **settings: object) -> Service:
+    def start(*, port: int = 0, worker: WorkerCommand = short_worker, **settings: object) -> Service:
         given = {"poll_interval_s": 0.05, "stream_poll_s": 0.02, "cancel_grace_s": 5.0, "cpu_slots": 2, **settings}
-        launcher = LocalLauncher(cpu_slots=2, worker_command=short_worker)
+        launcher = LocalLauncher(cpu_slots=2, worker_command=worker)
         folder = tmp_path / "attune"
         app = create_app(Settings(data_dir=folder, **given), launcher=launcher, preflight_command=short_preflight)
         started.append(server := Running(app, port=port))

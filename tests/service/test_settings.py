@@ -47,11 +47,18 @@ def test_a_bad_value_is_named_with_its_variable(monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "attune.example.org"])
-def test_serving_strangers_needs_an_explicit_word(host, monkeypatch):
-    with pytest.raises(SettingsError, match="ATTUNE_ALLOW_UNAUTHENTICATED=1"):
-        load_settings(host=host)
-    monkeypatch.setenv("ATTUNE_ALLOW_UNAUTHENTICATED", "1")
-    assert load_settings(host=host).host == host
+def test_other_addresses_are_reachable_by_strangers(host):
+    assert not is_loopback(host)
+    assert load_settings(host=host).metrics_are_open is False
+
+
+def test_lists_come_with_separators(monkeypatch):
+    monkeypatch.setenv("ATTUNE_ALLOWED_ROOTS", "/data:/mnt/images")
+    monkeypatch.setenv("ATTUNE_ALLOWED_URLS", "s3://bucket/, https://data.example.org/")
+    settings = Settings()
+    assert settings.allowed_roots == (Path("/data"), Path("/mnt/images"))
+    assert settings.allowed_urls == ("s3://bucket/", "https://data.example.org/")
+    assert Settings(allowed_urls=()).allowed_urls == ()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])

@@ -207,7 +207,13 @@ def test_a_followed_log_goes_on_into_the_next_attempt_until_the_job_ends(store, 
 
 def test_following_one_attempt_ends_with_it_though_the_job_goes_on(store, job):
     store.jobs.transition("ftjob-1", JobStatus.QUEUED, expected=list(JobStatus))
-    begun = store.attempts.begin("ftjob-1", devices=[0], resume=False, expected=[JobStatus.QUEUED], message="go")
+    begun = store.attempts.begin(
+        "ftjob-1",
+        placement=[{"node": "local", "devices": [0]}],
+        resume=False,
+        expected=[JobStatus.QUEUED],
+        message="go",
+    )
     write_log(job, 1, b"one\n")
     with pytest.raises(TimeoutError):
         collect(log_of(store, job, attempt=1), limit_s=0.2)

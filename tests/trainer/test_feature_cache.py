@@ -61,11 +61,11 @@ def divided(batch, parts):
     return [Batch(batch.images[s], batch.rows[s], batch.labels[s], batch.text_draws[s]) for s in slices]
 
 
-def gradients(model, objective, batches, *, cached):
-    """As accumulation makes them: each micro-batch divided by their number."""
+def gradients(model, objective, batches, *, cached, together=None):
+    """As accumulation makes them: each micro-batch divided by their number; all cached, or so many `together`."""
     model.zero_grad()
     values = []
-    for loss in step_losses(objective, model, batches, cached=cached):
+    for loss in step_losses(objective, model, batches, cached=(together or len(batches)) if cached else 1):
         (loss / len(batches)).backward()
         values.append(loss.item())
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, values
@@ -86,6 +86,16 @@ def test_gradients_and_loss_are_those_of_the_whole_batch(options, parts):
     if parts > 1:
         plain, _ = gradients(model, objective, divided(batch, parts), cached=False)
         assert not torch.allclose(plain["logit_scale"], expected["logit_scale"], rtol=0.02)
+
+
+def test_a_part_of_the_micro_batches_can_be_contrasted_together():
+    """Four micro-batches in pairs have the gradients and losses of two batches of twice the size."""
+    model, objective = TwoTowers(dropout=0.0), PairObjective(Words(), loss="info_nce")
+    expected, values = gradients(model, objective, divided(whole_batch(), 2), cached=False)
+    found, pieces = gradients(model, objective, divided(whole_batch(), 4), cached=True, together=2)
+    assert pieces == pytest.approx([values[0]] * 2 + [values[1]] * 2, rel=1e-5)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_dropout_is_drawn_once_for_both_passes():

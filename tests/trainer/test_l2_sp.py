@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.l2_sp import pull_to_start
+from trainer.parameter_files import ParameterFiles
 
 
 def test_it_leaves_the_first_step_alone_and_pulls_from_the_second_on():
@@ -57,12 +58,9 @@ def test_a_resumed_run_is_pulled_to_the_first_weights_still(launch, digits_spec)
 
 
 def starts_and_weights(job, checkpoint):
-    """Starting and present weights of each sub-group on each rank, but for the head's, which are not pulled."""
-    paths = sorted((job.checkpoints / checkpoint / "deepspeed/state").glob("*optim_states.pt"))
-    stored = [torch.load(path, weights_only=False)["optimizer_state_dict"] for path in paths]
-    states = [(one["optimizer_state_dict"]["state"], one["fp32_flat_groups"]) for one in stored]
-    found = [(state[index], flat) for state, flats in states for index, flat in enumerate(flats)]
-    return [(state["start"], flat) for state, flat in found if "start" in state]
+    """Starting and present weights of each parameter, but for the head's, which are not pulled."""
+    files = ParameterFiles(job.checkpoints / checkpoint / "parameters")
+    return [(files.whole("start", name), files.whole("master", name)) for name in files.names("start")]
 
 
 def exported_weights(job):

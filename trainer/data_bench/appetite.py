@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainer.errors import UnusableSpecError
+from trainer.gpu_peaks import PEAK_FLOPS
 from trainer.model_setup import build_structure
 from trainer.models import ClassifierModel, ClipModel
 from trainer.plan.assemble import ASSUMED_CLASSES
@@ -23,7 +24,7 @@ from trainer.plan.compute import (
 )
 from trainer.short_attention import choose_attention
 from trainer.spec import JobSpec
-from trainer.throughput import PEAK_FLOPS, peak_flops
+from trainer.throughput import peak_flops
 
 _WARMUP_STEPS, _TIMED_STEPS, _TIMED_SECONDS = 1, 5, 20.0
 

@@ -9,7 +9,8 @@ but a compiler, a workspace or a fragmented allocator is not in it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,15 +25,27 @@ from trainer.spec import JobSpec
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def activation_bytes(model: ClipModel | ClassifierModel, *, spec: JobSpec, inputs: Mapping[str, int]) -> int:
-    """Bytes that the forward pass of one micro-batch leaves for the backward pass.
+@dataclass(frozen=True)
+class TowerActivations:
+    """What a tower's forward pass keeps."""
+
+    first: int
+    """Bytes for the first input, with what does not depend on their number."""
+    more: int
+    """Bytes for each further one."""
+
+
+def tower_activations(
+    model: ClipModel | ClassifierModel, *, spec: JobSpec, towers: Iterable[str]
+) -> dict[str, TowerActivations]:
+    """What the towers that are used, `image` and `text`, leave for the backward pass.
 
     It fills `model`'s module, which must be on the meta device, with fake tensors: use it no more afterwards.
 
     Args:
         model: the job's model, as a structure.
         spec: the job.
-        inputs: images and texts of a micro-batch, by `image` and `text`; a tower that is not used is left out.
+        towers: those that a training image goes through.
 
     Raises:
         UnusableSpecError: its activations cannot be checkpointed.
@@ -42,14 +55,24 @@ def activation_bytes(model: ClipModel | ClassifierModel, *, spec: JobSpec, input
     apply_compute_options(spec.model_copy(update={"parallel": uncompiled}), module)
     module.train(not spec.model.eval_mode)
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=spec.parallel.precision == "amp_bf16")
-    total = 0
+    found = {}
     with FakeTensorMode():
         _fill(module, dtype)
-        for tower, count in inputs.items():
+        for tower in towers:
             with autocast:
                 one, two = (_saved(module, functools.partial(_forward, model, tower, n, dtype)) for n in (1, 2))
-            total += one + (two - one) * (count - 1)
-    return total
+            found[tower] = TowerActivations(one, two - one)
+    return found
+
+
+def activation_bytes(towers: Mapping[str, TowerActivations], *, inputs: Mapping[str, int]) -> int:
+    """Bytes that the forward pass of one micro-batch leaves for the backward pass.
+
+    Args:
+        towers: from `tower_activations`.
+        inputs: images and texts of a micro-batch, by tower.
+    """
+    return sum(towers[name].first + towers[name].more * (count - 1) for name, count in inputs.items())
 
 
 def _forward(model: ClipModel | ClassifierModel, tower: str, count: int, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from trainer.model_setup import build_structure
 from trainer.models import ClassifierModel, ClipModel
 from trainer.optim import parameter_groups
 from trainer.plan import compute
-from trainer.plan.activations import activation_bytes
+from trainer.plan.activations import activation_bytes, tower_activations
 from trainer.plan.dataset import TrainingData, training_data
 from trainer.plan.memory import memory_by_stage
 from trainer.schedules import Schedule, build_schedule, peak_lr
@@ -71,18 +71,7 @@ def make_plan(spec: JobSpec, *, assumptions: Assumptions = Assumptions()) -> dic
         "schedule": _schedule(spec, data.steps_per_epoch(spec), steps=assumptions.steps, notes=notes),
         "compute": _compute(spec, model, macs, towers, accumulation=spec.batch.global_size // (devices * micro_size)),
     }
-    inputs = {name: round(towers[name].inputs_per_image * micro_size) for name in ("image", "text") if name in towers}
-    activations = activation_bytes(model, spec=spec, inputs=inputs)  # the last use of the model
-    trained, total = parameters["trainable"], parameters["total"]
-    stages = memory_by_stage(spec, trained=trained, frozen=total - trained, devices=devices, activations=activations)
-    made["memory"] = {
-        "unit": "bytes on each device",
-        "devices": devices,
-        "micro_size": micro_size,
-        "precision": spec.parallel.precision,
-        "zero_stage": spec.parallel.zero_stage,
-        "stages": stages,
-    }
+    made["memory"] = _memory(spec, model, towers, devices=devices, micro_size=micro_size, parameters=parameters)
     return {**made, "notes": notes}
 
 
@@ -227,7 +216,7 @@ def _towers(
         return {"image": image}
     objective = spec.objective
     texts = 1.0
-    if getattr(objective, "loss", None) == "cross_entropy":  # all classes with each micro-batch
+    if _embeds_all_classes(spec):
         texts = (num_classes or ASSUMED_CLASSES) / micro_size
     towers = {"image": image, "text": compute.Tower(macs["text"], texts, text_trains)}
     if objective.name != "distillation":
@@ -237,6 +226,48 @@ def _towers(
     used = {name: tower for name, tower in towers.items() if name in taught or objective.contrastive_weight > 0}
     of_teacher = {"image": compute.image_macs(teacher), "text": compute.text_macs(teacher)}
     return used | {f"teacher_{name}": compute.Tower(of_teacher[name], 1, trains=False) for name in taught}
+
+
+def _memory(
+    spec: JobSpec,
+    model: ClipModel | ClassifierModel,
+    towers: Mapping[str, compute.Tower],
+    *,
+    devices: int,
+    micro_size: int,
+    parameters: Mapping[str, int],
+) -> dict[str, Any]:
+    """Memory of each device by ZeRO stage, and activations by micro-batch. Uses the model up."""
+    used = [name for name in ("image", "text") if name in towers]
+    kept = tower_activations(model, spec=spec, towers=used)
+    fixed_texts = round(towers["text"].inputs_per_image * micro_size) if _embeds_all_classes(spec) else None
+
+    def activations(size: int) -> int:
+        texts = size if fixed_texts is None else fixed_texts
+        return activation_bytes(kept, inputs={name: texts if name == "text" else size for name in used})
+
+    trained, total = parameters["trainable"], parameters["total"]
+    return {
+        "unit": "bytes on each device",
+        "devices": devices,
+        "micro_size": micro_size,
+        "precision": spec.parallel.precision,
+        "zero_stage": spec.parallel.zero_stage,
+        "stages": memory_by_stage(
+            spec, trained=trained, frozen=total - trained, devices=devices, activations=activations(micro_size)
+        ),
+        "activations": {str(size): activations(size) for size in _micro_sizes(spec.batch.global_size, micro_size)},
+    }
+
+
+def _micro_sizes(global_size: int, chosen: int) -> list[int]:
+    """Sizes of micro-batches that the global batch divides into, and the one chosen; the largest first."""
+    return sorted({chosen, *(size for size in range(1, global_size + 1) if global_size % size == 0)}, reverse=True)
+
+
+def _embeds_all_classes(spec: JobSpec) -> bool:
+    """Whether each micro-batch comes with the texts of all classes rather than with one for each image."""
+    return getattr(spec.objective, "loss", None) == "cross_entropy"
 
 
 def _teacher(spec: JobSpec) -> ClipModel:

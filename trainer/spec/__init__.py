@@ -24,6 +24,7 @@ from trainer.spec.objective import (
     ProbeSpec,
 )
 from trainer.spec.outcome import CheckpointSpec, EvaluationSpec, ExportSpec, WiseFt
+from trainer.spec.scheduling import SchedulingSpec
 from trainer.spec.sources import (
     AnySource,
     ClassListSource,
@@ -88,6 +89,7 @@ __all__ = [
     "RandAugment",
     "SCHEMA_VERSION",
     "ScheduleSpec",
+    "SchedulingSpec",
     "Section",
     "Source",
     "Strings",

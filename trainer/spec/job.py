@@ -12,6 +12,7 @@ from trainer.spec.data import DataSpec
 from trainer.spec.model import ModelSpec
 from trainer.spec.objective import ContrastiveObjective, Objective
 from trainer.spec.outcome import CheckpointSpec, EvaluationSpec, ExportSpec
+from trainer.spec.scheduling import SchedulingSpec
 from trainer.spec.training import BatchSpec, OptimSpec, ParallelSpec, ScheduleSpec
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -45,6 +46,8 @@ class JobSpec(Section):
     """Length and learning rate."""
     parallel: ParallelSpec = ParallelSpec()
     """Devices and precision."""
+    scheduling: SchedulingSpec = SchedulingSpec()
+    """The job's place among others."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     """Checkpoints."""
     evaluation: EvaluationSpec = EvaluationSpec()

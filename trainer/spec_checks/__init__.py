@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trainer.spec_checks import augmentation, data, model, objective, outcome, training
+from trainer.spec_checks import augmentation, data, model, objective, outcome, scheduling, training
 from trainer.spec_checks.data import check_pairs
 from trainer.spec_checks.metrics import METRICS
 from trainer.spec_checks.objective import problem_without_text_tower
@@ -27,7 +27,15 @@ __all__ = [
     "refuse_impossible",
 ]
 
-CHECKS = (*training.CHECKS, *model.CHECKS, *objective.CHECKS, *data.CHECKS, *augmentation.CHECKS, *outcome.CHECKS)
+CHECKS = (
+    *training.CHECKS,
+    *model.CHECKS,
+    *objective.CHECKS,
+    *data.CHECKS,
+    *augmentation.CHECKS,
+    *outcome.CHECKS,
+    *scheduling.CHECKS,
+)
 """Functions from a spec to the problems they find in it."""
 
 

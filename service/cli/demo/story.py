@@ -108,7 +108,7 @@ def tell(processes: DemoProcesses, *, output: Path, port: int, keep_serving: boo
 
 def job_spec(images: Path, *, capacity: Capacity) -> dict[str, Any]:
     """The demo's job as a partial spec: recipe `flyp` scaled down to a CLIP of 5 million parameters from scratch."""
-    parallel: dict[str, Any] = {"zero_stage": 2, "devices": min(_NUM_WORKERS, len(capacity.devices))}
+    parallel: dict[str, Any] = {"zero_stage": 2, "devices": min(_NUM_WORKERS, capacity.count)}
     if capacity.kind == "cpu":
         parallel["precision"] = "fp32"  # few CPUs have fast bfloat16
     return {

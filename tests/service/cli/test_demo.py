@@ -65,9 +65,9 @@ def test_examples_are_of_different_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("capacity", "devices", "precision"),
     [
-        (Capacity("cpu", (0, 1)), 2, "fp32"),
-        (Capacity("gpu", (3,)), 1, "amp_bf16"),
-        (Capacity("gpu", tuple(range(8))), 2, "amp_bf16"),
+        (Capacity.of_this_machine("cpu", (0, 1)), 2, "fp32"),
+        (Capacity.of_this_machine("gpu", (3,)), 1, "amp_bf16"),
+        (Capacity.of_this_machine("gpu", tuple(range(8))), 2, "amp_bf16"),
     ],
 )
 def test_its_spec_fits_the_machine(tmp_path: Path, capacity: Capacity, devices: int, precision: str) -> None:

@@ -46,6 +46,7 @@ def test_listening_for_strangers_needs_a_word(attune: Attune) -> None:
     ended = attune("serve", "--host", "0.0.0.0")
 
     assert ended.returncode == 2
+    assert "attune keys create" in ended.stderr
     assert "ATTUNE_ALLOW_UNAUTHENTICATED" in ended.stderr
 
 

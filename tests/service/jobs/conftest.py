@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from service.jobs.runner import JobRunner
+from service.jobs.scheduling.wanted import columns_of
 from service.launchers.base import Capacity, Run
 from service.launchers.local import LocalLauncher
 from service.launchers.processes import tags
@@ -75,16 +76,19 @@ class World:
         (job_dir / "script.json").write_text(json.dumps(script))
         (job_dir / "preflight.txt").write_text(preflight)
         partial = {"model": "ViT-B-32", "data": {"train": "/photos"}, "parallel": {"devices": devices}}
-        spec = resolve(recipe="flyp", spec=partial).model_dump(mode="json")
+        spec = resolve(recipe="flyp", spec=partial)
         return self.store.jobs.create(
             JobRecord(
                 id=id,
                 status=status,
-                spec=spec,
+                spec=spec.model_dump(mode="json"),
                 model="ViT-B-32/openai",
                 job_dir=str(job_dir),
                 created_at=time.time(),
                 recipe="flyp",
+                queue_order=time.time(),
+                queued_at=time.time(),
+                **columns_of(spec),
             )
         )
 

@@ -18,7 +18,7 @@ def read(metrics: Metrics) -> dict[tuple[str, ...], float]:
 def test_jobs_attempts_devices_and_training_are_told(world: Any) -> None:
     runner = world.new_runner()
     metrics = Metrics()
-    metrics.watch(world.store, runner.capacity())
+    metrics.watch(world.store, runner.capacity)
     assert read(metrics)["attune_jobs", "running"] == 0
     done = world.finish(world.submit(), runner)
     running = world.submit(steps=1000)

@@ -20,8 +20,9 @@ HERE = Path(__file__).parent
 
 def begin(world: Any, job: Any) -> Any:
     """The row of an attempt, as it stands when nothing else has happened yet."""
+    share = {"node": "local", "devices": [0]}
     return world.store.attempts.begin(
-        job.id, devices=[0], resume=False, expected=sources(JobStatus.RUNNING), message="Job started"
+        job.id, placement=[share], resume=False, expected=sources(JobStatus.RUNNING), message="Job started"
     )
 
 

@@ -54,7 +54,7 @@ def test_cancelling_gives_workers_time_to_save(world: Any) -> None:
     world.store.jobs.request_cancel(job.id)
     runner.tick()
     assert world.job(job).status is JobStatus.RUNNING
-    assert world.store.attempts.leased_devices() == {0, 1}
+    assert world.store.attempts.leased_devices() == {("local", 0), ("local", 1)}
     ended = world.finish(job, runner)
     assert (ended.status, ended.error_code) == (JobStatus.CANCELLED, None)
     assert world.store.attempts.latest(job.id).end_reason is EndReason.CANCELLED

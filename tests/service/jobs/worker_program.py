@@ -8,12 +8,14 @@ JOB_DIR/script.json says what it does; see `Script`.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 from pydantic import BaseModel
 
 from trainer import events
@@ -38,6 +40,14 @@ class Script(BaseModel):
     linger_s: float = 0.0
     """How long rank 0 stays after exit.json."""
     export: bool = True
+    micro_size: int = 1
+    """Samples a device and forward pass, unless the attempt decides otherwise."""
+    mebibytes_a_sample: int = 0
+    """Memory that a forward pass takes for each sample of it."""
+    mebibytes: int | None = None
+    """Memory that rank 0 may take for a forward pass; what is more fails as it does on a full machine."""
+    last_words: dict[int, str] = {}
+    """Attempt: what rank 0 prints before it begins."""
 
 
 def launch(job_dir: Path, attempt: int, num_ranks: int, *, resume: bool) -> int:
@@ -59,6 +69,10 @@ class RankZero:
         self.start_step = published[-1].step if resume and published else 0
         self.step = self.start_step
         self.stop = False
+        self.micro_size = self.paths.read_overrides().get("micro_size", self.script.micro_size)
+        if self.script.mebibytes is not None:
+            limit = psutil.Process().memory_info().vms + self.script.mebibytes * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         self.writer = events.EventWriter(self.paths.events)
         signal.signal(signal.SIGTERM, self.on_sigterm)
 
@@ -76,15 +90,20 @@ class RankZero:
                 steps_per_epoch=self.script.steps,
                 num_samples=64,
                 world_size=len(pids),
-                micro_size=1,
+                micro_size=self.micro_size,
                 device="cpu",
                 num_parameters=1,
                 num_trainable=1,
                 pids=pids,
             )
         )
+        print(self.script.last_words.get(self.attempt, ""), file=sys.stderr, flush=True)
         while self.step < self.script.steps and not self.stop:
-            self.train_one_step()
+            try:
+                self.train_one_step()
+            except MemoryError:
+                self.end("failed", "out_of_memory")
+                return
             if self.step == self.script.interrupt_at.get(self.attempt):
                 self.stop = True
         if self.step < self.script.steps:
@@ -97,6 +116,7 @@ class RankZero:
         self.end("succeeded", "completed")
 
     def train_one_step(self) -> None:
+        bytes(self.micro_size * self.script.mebibytes_a_sample * 2**20)
         time.sleep(self.script.step_s)
         self.step += 1
         left = (self.script.steps - self.step) * self.script.step_s

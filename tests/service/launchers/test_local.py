@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.launchers.base import Capacity, LaunchError, ProcessIdentity, Run
+from service.launchers.base import Capacity, LaunchError, ProcessIdentity, Run, on_this_machine
 from service.launchers.local import LocalLauncher, deepspeed_command, free_port
 from service.launchers.processes import TAG_VARIABLE, find, find_workers, tagged
 
@@ -32,7 +32,12 @@ def python(program: str) -> Callable[[Run, Capacity, int], list[str]]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    run = Run(job_id=f"ftjob-test-{os.getpid()}-{time.time_ns()}", attempt=1, job_dir=tmp_path, devices=(0, 1))
+    run = Run(
+        job_id=f"ftjob-test-{os.getpid()}-{time.time_ns()}",
+        attempt=1,
+        job_dir=tmp_path,
+        placement=on_this_machine((0, 1)),
+    )
     yield run
     for process, _ in tagged(f"{run.job_id}/1"):
         process.kill()
@@ -59,20 +64,24 @@ def with_child(run: Run) -> tuple[LocalLauncher, int]:
 
 
 def test_gpus_are_named_to_deepspeed_and_cpus_counted(run: Run) -> None:
-    on_gpus = deepspeed_command(replace(run, devices=(2, 5), resume=True), Capacity("gpu", tuple(range(8))), 4242)
+    on_gpus = deepspeed_command(
+        replace(run, placement=on_this_machine((2, 5)), resume=True),
+        Capacity.of_this_machine("gpu", tuple(range(8))),
+        4242,
+    )
     assert on_gpus[:3] == [sys.executable, "-m", "deepspeed.launcher.runner"]
     assert on_gpus[on_gpus.index("--include") + 1] == "localhost:2,5"
     assert "--num_accelerators" not in on_gpus
     assert on_gpus[on_gpus.index("--master_port") + 1] == "4242"
     assert on_gpus[-1] == "--resume"
-    on_cpu = deepspeed_command(run, Capacity("cpu", (0, 1)), 4242)
+    on_cpu = deepspeed_command(run, Capacity.of_this_machine("cpu", (0, 1)), 4242)
     assert on_cpu[on_cpu.index("--num_accelerators") + 1] == "2"
     assert "--include" not in on_cpu
     assert "--resume" not in on_cpu
 
 
 def test_the_script_that_deepspeed_gets_is_there(run: Run) -> None:
-    command = deepspeed_command(run, Capacity("cpu", (0, 1)), 4242)
+    command = deepspeed_command(run, Capacity.of_this_machine("cpu", (0, 1)), 4242)
     script = command[command.index("--master_port") + 2 :]
     assert Path(script[0]).is_file()
     assert script[1:] == ["--job-dir", str(run.job_dir), "--attempt", "1"]

@@ -29,7 +29,8 @@ DONE = AttemptEnd(reason=EndReason.COMPLETED, message="done")
 
 
 def begin(store: Store, job: JobRecord, *devices: int) -> AttemptRecord:
-    return store.attempts.begin(job.id, devices=devices, resume=False, expected=[JobStatus.QUEUED], message="started")
+    share = {"node": "local", "devices": list(devices)}
+    return store.attempts.begin(job.id, placement=[share], resume=False, expected=[JobStatus.QUEUED], message="started")
 
 
 def said(text: str) -> NewEvent:
@@ -57,7 +58,7 @@ def test_beginning_takes_devices_and_calls_the_job_running(store: Store, new_job
     assert (running.status, running.num_attempts, running.devices_wanted) == (JobStatus.RUNNING, 1, 2)
     assert running.started_at == attempt.created_at
     assert store.attempts.open() == [attempt]
-    assert store.attempts.leased_devices() == {0, 2}
+    assert store.attempts.leased_devices() == {("local", 0), ("local", 2)}
 
 
 def test_no_device_is_given_twice(store: Store, new_job: NewJob) -> None:
@@ -69,7 +70,7 @@ def test_no_device_is_given_twice(store: Store, new_job: NewJob) -> None:
     assert waiting is not None
     assert (waiting.status, waiting.num_attempts) == (JobStatus.QUEUED, 0)
     assert store.attempts.latest(second.id) is None
-    assert store.attempts.leased_devices() == {0, 1}
+    assert store.attempts.leased_devices() == {("local", 0), ("local", 1)}
 
 
 def test_progress_is_stored_once_with_its_offset(store: Store, new_job: NewJob) -> None:
@@ -128,7 +129,7 @@ def test_a_retry_goes_on_with_the_same_devices_and_the_job_keeps_running(store: 
     assert (first.status, first.end_reason, first.made_progress) == (AttemptStatus.ENDED, EndReason.CRASHED, True)
     assert (second.number, second.devices, second.resume) == (2, [3, 4], True)
     assert store.attempts.open() == [second]
-    assert store.attempts.leased_devices() == {3, 4}
+    assert store.attempts.leased_devices() == {("local", 3), ("local", 4)}
     assert store.jobs.get(job.id).status is JobStatus.RUNNING  # type: ignore[union-attr]
     with pytest.raises(UnknownId):
         store.attempts.retry(job.id, 1, CRASHED, message="again")
@@ -164,7 +165,7 @@ def test_a_cancellation_that_comes_first_keeps_the_job_from_succeeding(store: St
         store.attempts.finish(job.id, 1, DONE, to=JobStatus.SUCCEEDED, expected=[JobStatus.RUNNING], model=model)
     assert store.models.list() == []
     assert store.attempts.latest(job.id).status is AttemptStatus.STARTING  # type: ignore[union-attr]
-    assert store.attempts.leased_devices() == {0}
+    assert store.attempts.leased_devices() == {("local", 0)}
 
 
 def test_event_numbers_have_no_gap_under_concurrent_writers(store: Store, new_job: NewJob) -> None:

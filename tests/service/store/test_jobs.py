@@ -118,7 +118,7 @@ sys.stdin.readline()
 won = []
 for job_id in sys.argv[2:]:
     try:
-        store.attempts.begin(job_id, devices=[], resume=False, expected=[JobStatus.QUEUED], message="mine")
+        store.attempts.begin(job_id, placement=[], resume=False, expected=[JobStatus.QUEUED], message="mine")
         won.append(job_id)
     except TransitionRefused:
         pass

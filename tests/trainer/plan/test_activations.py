@@ -3,13 +3,14 @@ import torch
 
 from trainer.model_setup import build_structure
 from trainer.models import load_clip
-from trainer.plan.activations import activation_bytes
+from trainer.plan.activations import activation_bytes, tower_activations
 from trainer.spec import JobSpec, ModelSpec
 
 
 def estimate(inputs, *, model="attune-tiny-32", **sections):
     spec = JobSpec.model_validate({"model": model, **sections})
-    return activation_bytes(build_structure(spec, num_classes=3), spec=spec, inputs=inputs)
+    towers = tower_activations(build_structure(spec, num_classes=3), spec=spec, towers=inputs)
+    return activation_bytes(towers, inputs=inputs)
 
 
 def measured(images, *, autocast):

@@ -1,0 +1,1 @@
+"""Sweeps: searches over settings, whose trials are jobs."""
