@@ -35,6 +35,8 @@ CONTRACT = {
         "evaluation.tables",
         "interpolate.points",
         "interpolate.request",
+        "gpu_peaks",
+        "plan.memory",
     )
 }
 """What the service may know of the trainer; these know nothing of torch themselves."""
@@ -58,13 +60,15 @@ ALLOWED_WITHIN_SERVICE = {
     "sweeps": {"sweeps", "jobs", "files", "launchers", "schemas", "settings", "store"},
     "webhooks": {"webhooks", "jobs.chores", "settings", "store"},
     "inference": {"inference", "store.records", "settings", "errors", "metrics"},
-    "schemas": {"schemas", "store.records"},
+    "estimating": {"estimating", "jobs", "launchers.base", "schemas", "store"},
+    "schemas": {"schemas", "store.records", "files.ids", "jobs.scheduling.state"},
     "streams": {"streams", "store", "schemas", "errors"},
     "middleware": {"middleware", "errors", "logs", "metrics"},
     "client": {"client", "client_errors"},
     "client_errors": {"client_errors"},
 }
-"""By room: what it may import of the service. `store.records` alone stands for plain values without SQL."""
+"""By room: what it may import of the service. `store.records`, `files.ids` and `jobs.scheduling.state` stand for plain
+values."""
 
 
 @dataclass(frozen=True)

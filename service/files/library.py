@@ -12,7 +12,8 @@ from typing import Any
 
 from service.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge
 from service.files.archives import ArchiveError, ArchiveLimits, is_archive, unpack
-from service.files.storage import FILE_ID, FileStorage, content_path, data_path, unpacked_folder
+from service.files.ids import FILE_ID
+from service.files.storage import FileStorage, content_path, data_path, unpacked_folder
 from service.settings import Settings
 from service.store.records import TERMINAL, FileRecord, JobStatus
 from service.store.store import Store

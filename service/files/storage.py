@@ -19,7 +19,6 @@ from pathlib import Path
 
 from service.store.records import FileRecord
 
-FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 _UNSAFE = re.compile(r"[^\w.-]+")
 _MAX_NAME = 120
 
@@ -87,8 +86,3 @@ def data_path(file: FileRecord) -> Path:
 def unpacked_folder(content: Path) -> Path:
     """Where the archive at `content` is unpacked to."""
     return content.parent.with_name("unpacked")
-
-
-def file_id_of(path: str) -> str | None:
-    """The id of the uploaded file that a path belongs to, or None."""
-    return next((part for part in Path(path).parts if FILE_ID.fullmatch(part)), None)

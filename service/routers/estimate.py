@@ -9,8 +9,8 @@ from fastapi import APIRouter, Body, Request
 from starlette.concurrency import run_in_threadpool
 
 from service.dependencies import TheCaller, ThePlanner
-from service.jobs.device_kind import device_kind
-from service.jobs.estimating import estimate, expected_speed
+from service.estimating.device_kind import device_kind
+from service.estimating.estimate import estimate, expected_speed
 from service.jobs.places import Places
 from service.jobs.planning import Planner
 from service.jobs.scheduling.wanted import settle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from service.files.storage import file_id_of
+from service.files.ids import file_id_of
 from service.schemas.base import Answer
 from service.store.records import AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.jobs.scheduling.waiting import Place, Reason
+from service.jobs.scheduling.state import Place, Reason
 from service.schemas.base import Answer, Body
 
 

@@ -16,12 +16,11 @@ from service.errors import NotFound, error_response
 from service.jobs import lifecycle
 from service.logs import JsonFormatter, TextFormatter
 from service.redaction import redact, redact_values, secrets_in
-from service.security import make_key
 from service.store.opening import open_store
-from service.store.records import JobRecord, NewEvent, Role
+from service.store.records import JobRecord, NewEvent
 from service.store.store import Store
 
-KEY = make_key(project="default", name="test", role=Role.MEMBER)[0]
+KEY = "ak-" + "2Z_woQ1MsKgOdygok2suvOqxn0lTUM7ub4Q42UJk"
 SECRETS = {
     KEY: f"refused {KEY} today",
     "s3cr3t-p4ss": "cannot open postgresql+psycopg://attune:s3cr3t-p4ss@db.example.org:5432/attune",

@@ -135,3 +135,24 @@ class Plan:
     def changes_anything(self) -> bool:
         """Whether there is anything to do."""
         return bool(self.grants or self.preemptions)
+
+
+Reason = Why | Literal["starting", "far_back"]
+"""`starting`: it starts at the next turn; `far_back`: so many go before it that it was not looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A job's place in the queue."""
+
+    job_id: str
+    project_id: str
+    priority: int
+    position: int
+    """1 for the job that is looked at first, over all projects."""
+    devices: int | None
+    """Devices that it wants in all; None: `auto`, not settled yet."""
+    reason: Reason
+    message: str
+    estimated_start: float | None = None
+    """Unix seconds; None: nobody knows."""

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
-from service.jobs.scheduling.state import Plan, State, Wait, Waiting, Why
+from service.jobs.scheduling.state import Place, Plan, State, Wait, Waiting
 from service.store.queue import Queue
 from service.store.records import JobRecord
-
-Reason = Why | Literal["starting", "far_back"]
-"""`starting`: it starts at the next turn; `far_back`: so many go before it that it was not looked at."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A job's place in the queue."""
-
-    job_id: str
-    project_id: str
-    priority: int
-    position: int
-    """1 for the job that is looked at first, over all projects."""
-    devices: int | None
-    """Devices that it wants in all; None: `auto`, not settled yet."""
-    reason: Reason
-    message: str
-    estimated_start: float | None = None
-    """Unix seconds; None: nobody knows."""
 
 
 def places(state: State, plan: Plan, *, viewer: str | None) -> list[Place]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from service.jobs.device_kind import DeviceKind
+from service.estimating.device_kind import DeviceKind
 from service.jobs.planning import Plan
 from service.launchers.base import Capacity
 from service.schemas.estimates import Choice, Estimate, MemoryOfStage, Placement, TimeEstimate
