@@ -16,6 +16,7 @@ import yaml
 
 from service.app import create_app
 from service.cli.main import app
+from service.jobs.retry_rules import read_rules
 from service.settings import Settings
 from trainer.recipes import RECIPES
 from trainer.recipes.recipe import NO_RESULT
@@ -29,6 +30,7 @@ SOURCES = [path for room in ("service", "trainer") for path in (ROOT / room).rgl
 COMMAND = typer.main.get_command(app)
 
 NOT_SETTINGS = {"ATTUNE_URL", "ATTUNE_DEBUG", "ATTUNE_TEST_DATA", "ATTUNE_POSTGRES_PASSWORD", "ATTUNE_DATASETS"} | {
+    "ATTUNE_NODE_ADDRESS",
     "ATTUNE_CACHE",
     "ATTUNE_CACHE_MAX_GB",
 }
@@ -48,9 +50,9 @@ def commands_in(page: Path, program: str) -> Iterator[list[str]]:
     for code in code_in(page):
         for line in code.replace("\\\n", " ").splitlines():
             for command in re.split(r"[|;]|&&", line.partition(" #")[0]):
-                words = shlex.split(command.strip().removeprefix("$ "))
-                if words[:1] == [program] and len(words) > 1:
-                    yield words
+                command = command.strip().removeprefix("$ ")
+                if command.startswith(f"{program} "):
+                    yield shlex.split(command)
 
 
 def settle(words: list[str]) -> tuple[Any, list[str]]:
@@ -80,16 +82,25 @@ def test_overrides_name_fields_of_the_spec(page: Path) -> None:
         for words in commands_in(page, program):
             overrides = [after for before, after in zip(words, words[1:], strict=False) if before == "--set"]
             recipe = [after for before, after in zip(words, words[1:], strict=False) if before == "--recipe"]
-            if overrides and words[1] == "sweep":
+            if overrides and words[1:3] == ["sweep", "run"]:
                 recipe = [find_sweep(words[3]).recipe]
             if overrides:
                 resolve(recipe=(recipe or ["flyp"])[0], overrides=overrides, runnable=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_specs_in_yaml_can_be_resolved(page: Path) -> None:
+def test_yaml_is_a_spec_that_can_be_resolved_or_retry_rules(page: Path, tmp_path: Path) -> None:
     for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        resolve(spec=yaml.safe_load(block))
+        shown = yaml.safe_load(block)
+        if isinstance(shown, list):
+            read_rules(_written(tmp_path / "rules.yaml", block))
+        else:
+            resolve(spec=shown)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def test_the_trainers_options_exist() -> None:
@@ -127,14 +138,14 @@ def test_serving_page_lists_the_endpoints_that_there_are(tmp_path: Path) -> None
         for path, methods in create_app(Settings(data_dir=tmp_path)).openapi()["paths"].items()
         for method in methods
     }
-    listed = set(re.findall(r"`((?:GET|POST|DELETE) /[^`]*)`", page))
+    listed = set(re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`", page))
 
     assert {shape(endpoint) for endpoint in listed} == {shape(endpoint) for endpoint in there}
 
 
 def shape(endpoint: str) -> str:
-    """An endpoint with all parameters called the same."""
-    return re.sub(r"\{[^}]*\}", "{}", endpoint)
+    """An endpoint without its query, with all parameters called the same."""
+    return re.sub(r"\{[^}]*\}", "{}", endpoint.partition("?")[0])
 
 
 def test_recipes_in_the_readme_are_those_for_anybodys_data() -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,14 +101,18 @@ def test_a_signal_ends_it_in_order(start_attune: StartAttune, tmp_path: Path, nu
     assert "Traceback" not in errors
 
 
-def test_ready_within_two_seconds_of_work(start_attune: StartAttune, tmp_path: Path) -> None:
-    """Processor time, not the clock: on a quiet machine they are the same, on a busy one the clock says nothing."""
+BARE = "import os, alembic.command, fastapi, httpx, sqlalchemy, uvicorn; print(sum(os.times()[:2]))"
+
+
+def test_ready_soon_after_what_it_stands_on(start_attune: StartAttune, tmp_path: Path) -> None:
+    """Processor time, beside that of the bare libraries: the clock says nothing on a busy machine."""
+    bare_s = float(subprocess.run([sys.executable, "-c", BARE], check=True, capture_output=True, text=True).stdout)
     process = start_attune("serve", "--json", "--port", "0", "--data-dir", tmp_path)
     answer = httpx.get(first_line(process)["url"] + "/healthz", timeout=30)
     spent = psutil.Process(process.pid).cpu_times()
 
     assert answer.status_code == 200
-    assert spent.user + spent.system < 2.0
+    assert spent.user + spent.system < 7 * bare_s
 
 
 def test_the_service_has_no_torch(start_attune: StartAttune, tmp_path: Path) -> None:
