@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -55,10 +56,15 @@ class Listing:
             yield from _of_manifest(listed, numbers) if isinstance(listed, Manifest) else _of_samples(listed, numbers)
 
     def fingerprint(self) -> str:
-        """sha256 of all that is known of the samples without opening them."""
+        """sha256 of all that is known of the samples without opening them: also the size and age of local files, so
+        that one that was repaired makes another listing."""
         digest = hashlib.sha256(json.dumps([self.class_names, self.domain_names]).encode())
+        file, state = "", None
         for row in self.rows():
-            digest.update(json.dumps([row.key, *row.location, list(row.captions), row.label, row.domain]).encode())
+            if row.location.file != file:
+                file, state = row.location.file, _state_of(row.location.file)
+            told = [row.key, *row.location, state, list(row.captions), row.label, row.domain]
+            digest.update(json.dumps(told).encode())
         return digest.hexdigest()
 
     def packed(self, cache: Cache, *, num_threads: int, start: int = 0) -> Iterator[PackedSample]:
@@ -78,6 +84,15 @@ class Listing:
                 yield _packed(*under_way.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _state_of(file: str) -> list[int] | None:
+    """Size and time of change; None for what is remote or away, which reading will tell."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _of_samples(samples: Samples, numbers: Sequence[int]) -> Iterator[Row]:

@@ -28,15 +28,18 @@ def write_parquet(
     num_threads: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Write `part-00000.parquet` ... of about `part_bytes` each; a part appears when it is whole."""
+    """Write `part-00000.parquet` ... of about `part_bytes` each; a part appears when it is whole.
+
+    What is done already is what the parts hold, whatever was noted: a part may have appeared just before the end.
+    """
     schema = _schema(listing)
     numbers = {name: number for number, name in enumerate(listing.class_names)}
-    samples = listing.packed(cache, num_threads=num_threads, start=record.done)
+    done = sum(pq.read_metadata(path).num_rows for path in folder.glob("part-*.parquet"))
+    samples = listing.packed(cache, num_threads=num_threads, start=done)
     for group in _in_groups(samples, part_bytes):
         number = len(list(folder.glob("part-*.parquet")))
         target = folder / f"part-{number:05d}.parquet"
         partial = folder / f".{target.name}.partial"
-        done = record.done
         with pq.ParquetWriter(partial, schema, compression="none") as writer:
             for rows in group:
                 writer.write_table(pa.Table.from_pylist([_row(sample, schema, numbers) for sample in rows], schema))

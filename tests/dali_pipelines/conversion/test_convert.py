@@ -127,6 +127,28 @@ def test_an_interrupted_conversion_goes_on(tmp_path, cache, contents, full, to, 
     assert not [path for path in (tmp_path / "to").rglob("*") if path.name.endswith((".partial", ".new"))]
 
 
+def test_a_part_that_appeared_just_before_the_end_is_not_written_twice(tmp_path, cache, contents, full, monkeypatch):
+    monkeypatch.setattr("dali_pipelines.conversion.tables.GROUP_BYTES", 500)
+    options = {"to": "parquet", "cache": cache, "shard_bytes": 2000}
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("dali_pipelines.conversion.record.Record.note", die)
+        with pytest.raises(KeyboardInterrupt):
+            convert(full, tmp_path / "to", **options)
+    source = convert(full, tmp_path / "to", **options)
+    assert contents(read(source, cache)) == contents(full)
+
+
+def test_a_repaired_image_makes_it_other_samples(tmp_path, cache, full):
+    convert(full, tmp_path / "to", to="webdataset", cache=cache)
+    (full.root / "5.bin").write_bytes(image(6))
+    with pytest.raises(DataError, match="holds a conversion of other samples"):
+        convert(full, tmp_path / "to", to="webdataset", cache=cache)
+
+
 def stop_at_nothing(told: list[int]):
     return lambda done, total: told.append(done)
 
