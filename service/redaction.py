@@ -47,6 +47,7 @@ _PATTERNS = (
         rf"\1{HIDDEN}",
     ),
 )
+_UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
 _SECRET_VARIABLE = re.compile(
     r"(?:PASSWORD|PASSWD|SECRET|TOKEN(?!IZ)|CREDENTIALS?|(?:API|ACCESS|PRIVATE|ACCOUNT)_?KEY)", re.I
 )
@@ -67,7 +68,8 @@ _OF_THIS_PROCESS = secrets_in(os.environ)
 
 
 def redact(text: str) -> str:
-    """`text` without its secrets."""
+    """`text` without its secrets, and without what PostgreSQL or UTF-8 cannot hold (NUL, halves of surrogate pairs)."""
+    text = _UNSTORABLE.sub("\ufffd", text)
     for secret in _OF_THIS_PROCESS:
         text = text.replace(secret, HIDDEN)
     for pattern, instead in _PATTERNS:

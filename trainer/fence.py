@@ -33,7 +33,14 @@ class Fenced(Exception):
 
 
 def issue(attempt_dir: Path) -> str:
-    """A fresh token for an attempt, written to its folder; any earlier one is void from here on."""
+    """A fresh token for an attempt, written to its folder; any earlier one is void from here on.
+
+    Raises:
+        Fenced: the attempt was given up before.
+    """
+    found = read_token(attempt_dir)
+    if found is not None and found.token is None:
+        raise Fenced(f"{attempt_dir} was given up: {found.reason}")
     token = secrets.token_hex(12)
     write_json_atomically(_path(attempt_dir), LaunchToken(token=token))
     return token

@@ -70,7 +70,7 @@ class Chore:
         try:
             if not self._needed():
                 return False
-            if self._store.leases.acquire(self._name, owner=self._owner, ttl_s=self._lease_s) is None:
+            if not self._store.leases.keep(self._name, owner=self._owner, ttl_s=self._lease_s):
                 return False
             self._turn()
         except Exception as error:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from service.store.records import AttemptStatus, EventLevel, JobRecord, JobStatus, NewEvent, TransitionRefused
+from service.store.records import EventLevel, JobRecord, JobStatus, NewEvent
 from service.store.store import Store
 
 S = JobStatus
@@ -79,13 +79,9 @@ def resume(store: Store, job_id: str) -> JobRecord:
         UnknownId: there is no such job.
         TransitionRefused: it is not paused, or its last attempt is still saving.
     """
-    job, latest = store.jobs.get(job_id), store.attempts.latest(job_id)
-    if job is not None and latest is not None and latest.status is not AttemptStatus.ENDED:
-        why = "its last attempt is still saving; try again in a moment" if job.status is JobStatus.PAUSED else ""
-        raise TransitionRefused(job_id, job.visible_status, JobStatus.QUEUED, why=why)
     note = NewEvent(message="Job queued again by request", created_at=time.time())
     return store.jobs.transition(
-        job_id, JobStatus.QUEUED, expected=[JobStatus.PAUSED], note=note, queued_at=time.time()
+        job_id, JobStatus.QUEUED, expected=[JobStatus.PAUSED], note=note, only_idle=True, queued_at=time.time()
     )
 
 

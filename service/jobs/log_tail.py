@@ -15,7 +15,7 @@ _TRACEBACK = "Traceback (most recent call last):"
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Full|Timeout|Killed|Fenced)\b")
 _FATAL = re.compile(
     r"^(Fatal Python error|Segmentation fault|Bus error|Aborted|Killed$|terminate called|c\+\+: |Killed process)"
-    r"|oom[-_]kill|No such file or directory$|: error: |slurmstepd: error"
+    r"|oom[-_]kill|for lack of memory$|No such file or directory$|: error: |slurmstepd: error"
 )
 _PEERS = re.compile(
     r"another rank is gone|Connection (was )?(closed|reset|refused) by (remote )?peer|[Bb]roken pipe|ChildFailedError"
@@ -27,7 +27,7 @@ _SIGNALS = {
     -4: "SIGILL",
     -6: "SIGABRT",
     -7: "SIGBUS",
-    -9: "SIGKILL, as the kernel sends it when memory runs out",
+    -9: "SIGKILL, which a person, a container's end or the kernel sends",
     -11: "SIGSEGV",
     -15: "SIGTERM",
 }

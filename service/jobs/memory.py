@@ -1,13 +1,17 @@
-"""Less memory for the same training: half the micro-batch, twice the accumulation."""
+"""Less memory for the same training: half the micro-batch, twice the accumulation; and who died for lack of it."""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from service.jobs.log_tail import LastWords
+from service.launchers.memory_kills import describe_kill, memory_kills
+from service.launchers.processes import LaunchRecord
 from trainer.errors import UnusableSpecError
 from trainer.spec import JobSpec
 from trainer.spec_checks.batch_split import compares, settle_batch
@@ -75,6 +79,22 @@ def halve(spec: Mapping[str, Any], *, world_size: int, micro_size: int | None) -
     return Unsplittable(problem or f"No smaller micro-batch divides the {share} samples of a device.")
 
 
+def with_kernels_word(said: LastWords, *, launch_record: Path) -> LastWords:
+    """Last words of processes on this machine, with what the kernel did to them where memory ran out.
+
+    Args:
+        launch_record: `launch.json` of their launcher; where there is none, nothing is known.
+    """
+    if said.exit_code != -signal.SIGKILL or not launch_record.exists():
+        return said
+    before = LaunchRecord.model_validate_json(launch_record.read_bytes()).memory_kills
+    now = memory_kills()
+    if before is None or now is None or now <= before:
+        return said
+    sentence = describe_kill()
+    return replace(said, text=f"{said.text}\n{sentence}", sentence=f"{sentence[0].upper()}{sentence[1:]}")
+
+
 def micro_size_of(path: Path) -> int | None:
     """Samples a device and forward pass of the attempt that wrote events to `path`; None if it never began to train."""
     if not path.exists():
@@ -82,7 +102,10 @@ def micro_size_of(path: Path) -> int | None:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     for line in head.split(b"\n")[:-1]:
-        event = json.loads(line)
-        if event.get("type") == "started":
+        try:
+            event = json.loads(line)
+        except ValueError:  # a full disk or a power cut may have broken it
+            continue
+        if isinstance(event, dict) and event.get("type") == "started":
             return int(event["micro_size"])
     return None

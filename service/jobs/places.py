@@ -12,7 +12,7 @@ import ipaddress
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -66,8 +66,8 @@ class Places:
     """The service's own folder."""
     own: Path
     """The project's uploaded files."""
-    models: tuple[Path, ...] = ()
-    """Export folders of the project's registered models."""
+    is_model: Callable[[Path], bool] = lambda path: False
+    """Whether a resolved path is the export folder of one of the project's registered models."""
 
     @classmethod
     def of(cls, settings: Settings, store: Store, *, project: str) -> Self:
@@ -79,7 +79,7 @@ class Places:
             urls=() if urls is None and strangers else urls,
             closed=settings.data_dir.resolve(),
             own=(settings.files_dir / project).resolve(),
-            models=tuple(Path(model.path).resolve() for model in store.models.list(project=project)),
+            is_model=lambda path: _is_model(store, path, project=project),
         )
 
     @property
@@ -113,10 +113,12 @@ class Places:
             path = _resolved(target)
         except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
             return f"{target!r} cannot be followed: {error}"
-        if path == self.own or self.own in path.parents or path in self.models:
+        if path == self.own or self.own in path.parents:
             return None
         inside = any(root == path or root in path.parents for root in map(Path.resolve, self.roots))
         if inside and path != self.closed and self.closed not in path.parents and path not in self.closed.parents:
+            return None
+        if self.is_model(path):
             return None
         named = ", ".join(map(str, self.roots)) or "there are none"
         return (
@@ -162,6 +164,12 @@ class Places:
         for name, value in _texts(content):
             if ("/" in value or name.endswith("path")) and value != "auto" and (why := self.refusal(value)):
                 yield SpecProblem(field=field, message=f"{name}: {why}", value=given)
+
+
+def _is_model(store: Store, path: Path, *, project: str) -> bool:
+    """A model that a job made lies below the job's folder, which is named after it."""
+    found = store.models.paths(project=project, jobs=path.parts)
+    return any(Path(known).resolve() == path for known in found)
 
 
 def places_in(spec: Mapping[str, Any]) -> Iterator[Place]:

@@ -22,6 +22,7 @@ from trainer.job_dir import JobDir, PreflightReport, Record, write_json_atomical
 
 PreflightCommand = Callable[[Path], Sequence[str]]
 """Makes the argument list from the job folder."""
+_NICENESS = 10
 
 
 class Tries(Record):
@@ -52,7 +53,7 @@ class Preflights:
         self._store = store
         self._command = command
         self._max_tries = max_tries
-        self._max_running = max_running
+        self.max_running = max_running
         # Looking at data takes no GPU: those belong to attempts.
         self._environment = {**environment, "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
         if weights_dir is not None:
@@ -61,13 +62,13 @@ class Preflights:
 
     def step(self, job: JobRecord, *, num_running: int) -> bool:
         """Take one job a step on; whether its process runs. `num_running`: preflights that run beside it."""
-        if _read_tries(self._paths(job)) and self._look(job).alive:
-            return True
-        report = self._paths(job).read_preflight_report()
+        report = self._paths(job).read_preflight_report()  # the last thing that a preflight does
         if report is not None:
             self._move_on(job, report)
             return False
-        return num_running < self._max_running and self._start(job)
+        if _read_tries(self._paths(job)) and self._look(job).alive:
+            return True
+        return num_running < self.max_running and self._start(job)
 
     def alive(self, job: JobRecord) -> bool:
         """Whether any process of the job's preflight lives."""
@@ -88,7 +89,7 @@ class Preflights:
             write_json_atomically(paths.spec, job.spec)
         write_json_atomically(_tries(paths), Tries(count=tries + 1))
         try:
-            self._groups.start(
+            leader = self._groups.start(
                 self._command(paths.path),
                 tag=_tag(job),
                 environment=self._environment,
@@ -98,6 +99,8 @@ class Preflights:
         except LaunchError as error:
             lifecycle.fail(self._store, job.id, code="launch_failed", message=str(error))
             return False
+        # Jobs that train and the service itself go first.
+        os.setpriority(os.PRIO_PROCESS, leader.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS))
         return True
 
     def _move_on(self, job: JobRecord, report: PreflightReport) -> None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from service.store.models import Models
 from service.store.records import JobRecord, ModelRecord
@@ -76,9 +76,20 @@ def _plain(text: str) -> str:
 def _last_export(path: Path) -> events.Exported | None:
     if not path.exists():
         return None
+    last = None
     with path.open("rb") as file:
-        lines = [line for line in file if b'"exported"' in line and json.loads(line).get("type") == "exported"]
-    return _exported.validate_json(lines[-1]) if lines else None
+        for line in file:
+            if b'"exported"' in line:
+                last = _read_export(line) or last
+    return last
+
+
+def _read_export(line: bytes) -> events.Exported | None:
+    """The event of a line; None for another one, and for one that a full disk or a power cut has broken."""
+    try:
+        return _exported.validate_json(line)
+    except ValidationError:
+        return None
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +74,7 @@ class Retention:
 
     def plan(self) -> list[Removal]:
         """What is due now, the oldest first; nothing is changed."""
-        in_use = self._store.leftovers.in_use()
+        in_use = InUse(self._store)
         planned = [*self._old_checkpoints(in_use), *self._old_job_files(in_use)]
         for project in self._limited_projects():
             freed = sum(removal.num_bytes for removal in planned if removal.project_id == project.id)
@@ -129,7 +130,7 @@ class Retention:
     def _limited_projects(self) -> list[ProjectRecord]:
         return [project for project in self._store.projects.list() if project.max_disk_bytes is not None]
 
-    def _old_checkpoints(self, in_use: Sequence[str]) -> Iterator[Removal]:
+    def _old_checkpoints(self, in_use: InUse) -> Iterator[Removal]:
         days = self._settings.retention_checkpoint_days
         if days is not None:
             for job in self._store.leftovers.with_checkpoints(before=time.time() - days * DAY_S):
@@ -137,7 +138,7 @@ class Retention:
                 yield from self._superseded(job, in_use, why=why)
 
     def _over_quota(
-        self, project: ProjectRecord, in_use: Sequence[str], *, freed: int, planned: set[Path]
+        self, project: ProjectRecord, in_use: InUse, *, freed: int, planned: set[Path]
     ) -> Iterator[Removal]:
         assert project.max_disk_bytes is not None
         too_many = self.measure(project.id) - freed - project.max_disk_bytes
@@ -150,18 +151,18 @@ class Retention:
                     too_many -= removal.num_bytes
                     yield removal
 
-    def _superseded(self, job: EndedJob, in_use: Sequence[str], *, why: str) -> Iterator[Removal]:
+    def _superseded(self, job: EndedJob, in_use: InUse, *, why: str) -> Iterator[Removal]:
         found, metric = self._store.leftovers.checkpoints(job.id)
         stay = {found[-1].name} | ({best.name} if (best := _best(found, metric)) is not None else set())
         folder = Path(job.job_dir)
         for checkpoint in found:
             path = folder / "checkpoints" / checkpoint.name
             promoted = (folder / "promotions" / checkpoint.name).exists()
-            if checkpoint.name not in stay and not promoted and not _is_used(path, in_use):
+            if checkpoint.name not in stay and not promoted and not in_use.names(path):
                 size = bytes_of(path) + bytes_of(path.with_name(f".{path.name}.removed"))
                 yield Removal("checkpoint", job.project_id, job.id, path, size, why, checkpoint)
 
-    def _old_job_files(self, in_use: Sequence[str]) -> Iterator[Removal]:
+    def _old_job_files(self, in_use: InUse) -> Iterator[Removal]:
         days = self._settings.retention_job_files_days
         if days is None:
             return
@@ -169,7 +170,7 @@ class Retention:
         for job in self._store.leftovers.ended_jobs(before=time.time() - days * DAY_S):
             folder = Path(job.job_dir)
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.name not in _STAYS and not path.name.startswith(".") and not _is_used(path, in_use):
+                if path.name not in _STAYS and not path.name.startswith(".") and not in_use.names(path):
                     yield Removal("job files", job.project_id, job.id, path, bytes_of(path), why)
 
     def _forget_old_records(self) -> None:
@@ -201,6 +202,16 @@ def _best(found: Sequence[CheckpointRecord], metric: str | None) -> CheckpointRe
     return None
 
 
-def _is_used(path: Path, in_use: Sequence[str]) -> bool:
-    """Whether a registered model or an open job's spec names the path, or something below it."""
-    return any(str(path) in text for text in in_use)
+class InUse:
+    """What must stay, read once and only if something else would go."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def _texts(self) -> Sequence[str]:
+        return self._store.leftovers.in_use()
+
+    def names(self, path: Path) -> bool:
+        """Whether a registered model or an open job's spec names the path, or something below it."""
+        return any(str(path) in text for text in self._texts)

@@ -96,7 +96,8 @@ NO_MEMORY = (
     r"torch\.OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
     r"|DefaultCPUAllocator: (can't|not enough memory)|^\S*MemoryError\b|Cannot allocate memory|std::bad_alloc"
     r"|oom[-_]kill|OOM Killed|[Oo]ut of memory: Killed process|Memory cgroup out of memory"
-    r"|Task was killed due to the node running low on memory"
+    r"|Task was killed due to the node running low on memory|killed a process for lack of memory"
+    r"|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY|CUDNN_STATUS_ALLOC_FAILED|could not create a memory object"
 )
 BROKEN_DEVICE = (
     r"uncorrectable (NVLink|ECC) error|GPU has fallen off the bus|all CUDA-capable devices are busy or unavailable"

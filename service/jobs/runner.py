@@ -30,6 +30,7 @@ from service.jobs.scheduling.wanted import refuse
 from service.jobs.supervisor import ORPHAN_GRACE_S, Supervisor
 from service.launchers.base import Capacity, EngineUnavailable, Launcher
 from service.store.records import (
+    AttemptRecord,
     AttemptStatus,
     DevicesTaken,
     EndReason,
@@ -49,11 +50,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 PLANNER = "planner"
 """The lease of whoever gives out devices."""
+_LOCAL_ENGINE = "local-engine"
+_STRAYS_EVERY_S = 30.0
+_GATHER_S = 0.2
 _MAX_NEW_CLAIMS = 16  # a turn, so that replicas come to share the work
 
 
 class JobRunner:
     """Validates, schedules and supervises jobs. An error with one job is told in its events and stops no other."""
+
+    STUCK_AFTER_S = 120.0
+    """No turn takes this long: the store gives up before, and engines answer within seconds or not at all."""
 
     def __init__(
         self,
@@ -70,10 +77,12 @@ class JobRunner:
         retry_rules: Sequence[RetryRule] = (),
         preflight_command: PreflightCommand = trainer_preflight,
         weights_dir: Path | None = None,
+        on_attempt_end: Callable[[JobRecord, AttemptRecord], None] | None = None,
     ) -> None:
         """`data_dir` holds the lock that keeps two services from running the same jobs on one machine's engine.
         `lease_s`: how long a job stays with a service that is not heard of any more. `Supervisor` says what
-        `orphan_grace_s`, `patience` and `retry_rules` are, and `Settings` the rest."""
+        `orphan_grace_s`, `patience` and `retry_rules` are, and `Settings` the rest. `on_attempt_end` is told of each
+        attempt that ends here."""
         self.replica_id = new_id("replica")
         self._store = store
         self._launcher = launcher
@@ -92,8 +101,13 @@ class JobRunner:
             store, command=preflight_command, weights_dir=weights_dir, max_tries=max_crashes_without_progress
         )
         self._lock = RunnerLock(data_dir / "runner.lock")
+        self._machine = f"{socket.gethostname()}:{data_dir.absolute()}"
+        self._on_attempt_end = on_attempt_end
         self._lease_s = lease_s
         self._renewed_at = -math.inf
+        self._turned_at = time.monotonic()
+        self._claimed_at = -math.inf
+        self._strays_ended_at = -math.inf
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -102,6 +116,7 @@ class JobRunner:
     def start(self) -> None:
         """Begin to run jobs in a background thread."""
         self._stopping.clear()
+        self._turned_at = time.monotonic()
         self._thread = threading.Thread(target=self._loop, name="job-runner", daemon=True)
         self._thread.start()
 
@@ -123,6 +138,15 @@ class JobRunner:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def stands_by(self) -> bool:
+        """Whether another service runs the jobs of this data folder."""
+        return not self._launcher.shared and not self._lock.is_held
+
+    def silent_s(self) -> float:
+        """Seconds since the last turn was done."""
+        return time.monotonic() - self._turned_at
+
     def capacity(self) -> Capacity:
         """The devices there are, taken or not."""
         return self._launcher.capacity()
@@ -136,23 +160,34 @@ class JobRunner:
         if not self._launcher.shared and not self._has_lock():
             return
         self._tell_that_we_live()
-        if self._store.leases.acquire(PLANNER, owner=self.replica_id, ttl_s=self._lease_s) is not None:
+        if self._store.leases.keep(PLANNER, owner=self.replica_id, ttl_s=self._lease_s):
             self._guard("", self._schedule)
+            self._guard("", self._end_strays_of_a_shared_engine)
         num_validating = 0
         for job in self._claimed():
+            self._hold_on()
             num_validating += self._guard(job.id, self._step, job, num_validating=num_validating) or False
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self._guard("", self.tick)
-            self._wake.wait(self._poll_interval_s)
+            self._turned_at = time.monotonic()
+            if self._wake.wait(self._poll_interval_s):
+                self._stopping.wait(min(_GATHER_S, self._poll_interval_s))  # one turn for all who come together
             self._wake.clear()
 
     def _has_lock(self) -> bool:
-        """Whether no other service runs the jobs of this data folder; what a dead one left behind is cleared first."""
-        if not self._lock.is_held:
-            if not self._lock.acquire():
-                return False
+        """Whether no other service runs the jobs of this data folder or, from another machine, of this database; what
+        a dead one left behind is cleared first."""
+        was_held = self._lock.is_held
+        if not (was_held or self._lock.acquire()):
+            return False
+        if not self._store.leases.keep(_LOCAL_ENGINE, owner=self._machine, ttl_s=self._lease_s):
+            holder = self._store.leases.holder(_LOCAL_ENGINE)
+            self._tell_once("", f"standing by: {holder} runs the jobs of this database on its own devices")
+            self._lock.release()
+            return False
+        if not was_held:
             self._store.leases.seize(PLANNER, owner=self.replica_id, ttl_s=self._lease_s)
             cleanup.end_strays(self._store, self._launcher, self._preflights)
         return True
@@ -162,16 +197,35 @@ class JobRunner:
             self._store.replicas.beat(self.replica_id, host=socket.gethostname(), pid=os.getpid())
             self._renewed_at = time.monotonic()
 
+    def _hold_on(self) -> None:
+        """Renew the leases where a turn takes long, or another replica would take its last jobs away."""
+        if time.monotonic() > self._claimed_at + self._lease_s / 3:
+            self._store.jobs.renew(owner=self.replica_id, lease_s=self._lease_s)
+            self._claimed_at = time.monotonic()
+
+    def _end_strays_of_a_shared_engine(self) -> None:
+        """A replica may have died, or lost its lease, between starting a run and noting it."""
+        if self._launcher.shared and time.monotonic() > self._strays_ended_at + _STRAYS_EVERY_S:
+            self._strays_ended_at = time.monotonic()
+            cleanup.end_strays(self._store, self._launcher, self._preflights)
+
     def _claimed(self) -> Sequence[JobRecord]:
         if not self._store.jobs.any_needs_attention():
             return []
+        self._claimed_at = time.monotonic()
         return self._store.jobs.claim(
-            owner=self.replica_id, lease_s=self._lease_s, limit=_MAX_NEW_CLAIMS, take_over=not self._launcher.shared
+            owner=self.replica_id,
+            lease_s=self._lease_s,
+            limit=_MAX_NEW_CLAIMS,
+            max_validating=2 * self._preflights.max_running,  # so that the next one can begin in the same turn
+            take_over=not self._launcher.shared,
         )
 
     def _give_back(self) -> None:
         self._store.jobs.release(owner=self.replica_id)
         self._store.leases.release(PLANNER, owner=self.replica_id)
+        if self._lock.is_held:
+            self._store.leases.release(_LOCAL_ENGINE, owner=self._machine)
         self._store.replicas.forget(self.replica_id)
 
     def _guard(self, job_id: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -207,12 +261,22 @@ class JobRunner:
         """Take a job a step on; whether its preflight runs, beside `num_validating` others."""
         attempt = self._store.attempts.latest(job.id)
         if attempt is not None and attempt.status is not AttemptStatus.ENDED:
+            if attempt.engine != self._launcher.name:
+                raise EngineUnavailable(_other_engine(attempt.engine, self._launcher.name))
             self._supervisor.step(job, attempt)
+            self._tell_if_ended(job, attempt.number)
         elif job.cancel_requested:
             self._cancel(job)
         elif job.status is JobStatus.VALIDATING_FILES and not self._refuse_if_impossible(job.id):
             return self._preflights.step(job, num_running=num_validating)
         return False
+
+    def _tell_if_ended(self, job: JobRecord, number: int) -> None:
+        if self._on_attempt_end is None:
+            return
+        for attempt in self._store.attempts.list(job.id):
+            if attempt.number == number and attempt.status is AttemptStatus.ENDED:
+                self._on_attempt_end(job, attempt)
 
     def _cancel(self, job: JobRecord) -> None:
         if job.status is JobStatus.VALIDATING_FILES and self._preflights.alive(job):
@@ -275,3 +339,7 @@ class JobRunner:
             message="Job goes on from its latest checkpoint" if resume else "Job started",
             engine=self._launcher.name,
         )
+
+
+def _other_engine(theirs: str, ours: str) -> str:
+    return f"this attempt runs on {theirs!r}, this service on {ours!r}: start one with ATTUNE_ENGINE={theirs}"

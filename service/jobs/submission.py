@@ -13,7 +13,7 @@ from typing import Any
 from service.jobs.places import Places
 from service.jobs.scheduling.wanted import columns_of, refuse
 from service.launchers.base import Capacity
-from service.store.records import DEFAULT_PROJECT, AlreadyExists, JobRecord, ModelRecord, ProjectRecord, new_id
+from service.store.records import DEFAULT_PROJECT, AlreadyExists, JobRecord, ProjectRecord, new_id
 from service.store.store import Store
 from trainer.job_dir import JobDir, write_json_atomically
 from trainer.resolve import SpecError, SpecProblem, near, resolve
@@ -94,13 +94,11 @@ def draft(
     Raises:
         SpecError: the spec cannot be made, or not run on those devices.
     """
-    models = store.models.list(project=project)
     named = _requested_model(partial_spec)
-    _refuse_unregistered(named, models)
-    paths = {model.id: model.path for model in models}
+    registered = _registered(store, named, project=project)
     spec = resolve(
         spec=partial_spec,
-        registered_models=paths,
+        registered_models=registered,
         weights_dir=weights_dir,
         runnable=runnable,
         guard=places.problems,
@@ -163,8 +161,13 @@ def _requested_model(partial_spec: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _refuse_unregistered(name: str | None, models: list[ModelRecord]) -> None:
-    known = [model.id for model in models]
-    if name is not None and name.startswith(REGISTERED_PREFIX) and name not in known:
+def _registered(store: Store, name: str | None, *, project: str) -> dict[str, str]:
+    """The folder of the registered model of this name, by name; empty if it is none's."""
+    found = None if name is None else store.models.get(name)
+    if found is not None and found.project_id == project:
+        return {found.id: found.path}
+    if name is not None and name.startswith(REGISTERED_PREFIX):
+        known = store.models.names(project=project)
         message = f"no model {name!r} is registered here.{near(name, known)} GET /v1/models lists them"
         raise SpecError([SpecProblem(field="model.name", message=message, value=name)])
+    return {}

@@ -17,15 +17,36 @@ from pydantic import ValidationError
 from service.jobs import lifecycle, outcome
 from service.jobs.event_rows import read_lines, to_progress
 from service.jobs.log_tail import last_words
-from service.jobs.memory import micro_size_of
+from service.jobs.memory import micro_size_of, with_kernels_word
 from service.jobs.registration import NothingExported, describe_model
 from service.jobs.retry_rules import RetryRule, default_rules
 from service.jobs.runner_lock import exclusive
 from service.jobs.scheduling import limits
 from service.jobs.scheduling.limits import Patience
-from service.launchers.base import Launcher, LaunchError, LostReason, NodeShare, Run, RunState, Submitted
-from service.store.records import AttemptEnd, AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
+from service.launchers.base import (
+    NO_SPACE,
+    PASSING,
+    Launcher,
+    LaunchError,
+    LostReason,
+    NodeShare,
+    Run,
+    RunState,
+    Submitted,
+)
+from service.store.records import (
+    AttemptEnd,
+    AttemptRecord,
+    AttemptStatus,
+    EndReason,
+    JobRecord,
+    JobStatus,
+    LeaseLost,
+    UnknownId,
+)
 from service.store.store import Store
+from trainer import fence
+from trainer.fence import Fenced
 from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_atomically
 
 LINGER_S = 5.0
@@ -70,6 +91,8 @@ class Supervisor:
             elif not (_stop_wanted(job, attempt) or _has_run(_paths(job, attempt))):
                 self._launch(job, attempt)
                 return
+            elif not self._keep_from_starting(job, attempt):
+                return
         # Whether it lives was asked before its events are read: what the dead have written is all there is.
         self._store_events(job, attempt)
         if state.alive and state.lost is None:
@@ -96,12 +119,37 @@ class Supervisor:
                 self._store.attempts.update(job.id, attempt.number, lease=job.lease_token, resume=attempt.resume)
                 write_json_atomically(paths.record, decided)
                 submitted = self._launcher.submit(run)
-        except (LaunchError, OSError) as error:
-            end = AttemptEnd(reason=EndReason.LAUNCH_FAILED, message=f"Job failed: {error}", level="error")
-            failed = outcome.Finish(end, JobStatus.FAILED, EndReason.LAUNCH_FAILED.value, str(error))
-            self._finish(job, attempt, failed)
-            return
-        self._adopt(job, attempt, submitted)
+        except LaunchError as error:
+            self._follow(job, attempt, _refused(EndReason.LAUNCH_FAILED, str(error)))
+        except Fenced:
+            return  # another replica has just ended the attempt
+        except OSError as error:
+            if error.errno in PASSING and error.errno not in NO_SPACE:
+                raise  # it may be over at the next turn
+            reason = EndReason.DISK_FULL if error.errno in NO_SPACE else EndReason.LAUNCH_FAILED
+            self._follow(job, attempt, _refused(reason, f"cannot write to {paths.path}: {error.strerror}"))
+        else:
+            self._adopt_or_end(job, attempt, submitted)
+
+    def _keep_from_starting(self, job: JobRecord, attempt: AttemptRecord) -> bool:
+        """Whether an attempt that was never started cannot be any more, by nobody; False while somebody just does."""
+        paths = _paths(job, attempt)
+        with exclusive(paths.path / "launch.lock") as alone:
+            if not alone or self._launcher.poll(run_of(job, attempt)).was_started:
+                return False
+            if paths.path.is_dir():
+                fence.take_away(paths.path, reason="ended before it began")
+            return True
+
+    def _adopt_or_end(self, job: JobRecord, attempt: AttemptRecord, submitted: Submitted) -> None:
+        """Adopt what was just started; if the attempt was ended meanwhile, end it, as nobody would look after it."""
+        try:
+            self._adopt(job, attempt, submitted)
+        except (LeaseLost, UnknownId):
+            of_job = self._store.attempts.list(job.id)
+            if any(known.number == attempt.number and known.status is AttemptStatus.ENDED for known in of_job):
+                self._launcher.signal(run_of(job, attempt), signal.SIGKILL)
+            raise
 
     def _adopt(self, job: JobRecord, attempt: AttemptRecord, submitted: Submitted) -> AttemptRecord:
         return self._store.attempts.update(
@@ -164,12 +212,16 @@ class Supervisor:
         remains = outcome.Remains(
             exit_record=_read_exit(paths),
             made_progress=outcome.got_further(attempts, JobDir(Path(job.job_dir))),
-            said=last_words(paths.log),
+            said=with_kernels_word(last_words(paths.log), launch_record=paths.path / "launch.json"),
             lost=lost,
             stop_reason=attempts[-1].stop_reason,
             micro_size=micro_size_of(paths.events),
         )
-        decision = outcome.decide(job, attempts, remains, rules=self._rules)
+        self._follow(job, attempt, remains)
+
+    def _follow(self, job: JobRecord, attempt: AttemptRecord, remains: outcome.Remains) -> None:
+        """Do what an attempt that is over is followed by."""
+        decision = outcome.decide(job, self._store.attempts.list(job.id), remains, rules=self._rules)
         if isinstance(decision, outcome.Finish):
             self._finish(job, attempt, decision)
         elif decision.requeue:
@@ -177,7 +229,7 @@ class Supervisor:
                 job.id,
                 attempt.number,
                 decision.end,
-                expected=lifecycle.sources(JobStatus.QUEUED),
+                expected=[JobStatus.RUNNING],  # one that its owner has paused meanwhile stays paused
                 not_before=decision.not_before,
                 message=decision.message,
                 overrides=decision.overrides,
@@ -237,6 +289,14 @@ def _paths(job: JobRecord, attempt: AttemptRecord) -> AttemptDir:
 
 def _stop_wanted(job: JobRecord, attempt: AttemptRecord) -> bool:
     return _person_wants_stop(job) or attempt.stop_reason is not None
+
+
+def _refused(reason: EndReason, message: str) -> outcome.Remains:
+    """What is left of an attempt that could not be started."""
+    now = time.time()
+    return outcome.Remains(
+        exit_record=ExitRecord(status="failed", reason=reason.value, message=message, step=0, time=now)
+    )
 
 
 def _person_wants_stop(job: JobRecord) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -103,6 +104,8 @@ class ProcessIdentity:
     pid: int
     created_at: float
     """Unix seconds."""
+    start: str | None = field(default=None, compare=False)
+    """When it started, by no clock that can be set; None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,14 @@ class RunState:
     def was_started(self) -> bool:
         """Whether it must not be started again."""
         return self.leader is not None if self.started is None else self.started
+
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a disk or quota that is full."""
+PASSING = NO_SPACE | {
+    errno.EAGAIN, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+"""Error numbers of what may be over in a while: too many processes or open files, a file server that is away."""
 
 
 class LaunchError(Exception):

@@ -207,7 +207,11 @@ def to_lost_reason(text: str | None) -> LostReason | None:
 
 
 def issue_token(run: Run) -> str:
-    """A fresh launch token for a run, in its folder."""
+    """A fresh launch token for a run, in its folder.
+
+    Raises:
+        Fenced: the attempt was given up before it began.
+    """
     return fence.issue(JobDir(run.job_dir).attempt(run.attempt).path)
 
 

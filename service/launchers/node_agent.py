@@ -27,6 +27,7 @@ import psutil
 
 import trainer
 from service.launchers.gang import GangFiles, NodeEnd, NodePart, NodeStart, claim, world_info
+from service.launchers.memory_kills import describe_kill, memory_kills
 from service.launchers.processes import TAG_VARIABLE, lives, send
 from trainer import fence
 from trainer.job_dir import AttemptDir, Record, write_json_atomically
@@ -36,6 +37,9 @@ PEER_GRACE_S = 30.0
 """How long a node goes on after another one's part failed: its ranks notice by themselves, unless they hang."""
 RENDEZVOUS_TIMEOUT_S = 600.0
 """How long a node waits for the first one to say where rank 0 listens."""
+
+_KILLED = (-9, 137, 247)
+"""Exit codes of a launcher that was killed, or passes on that a rank was."""
 
 ADDRESS_VARIABLE = "ATTUNE_NODE_ADDRESS"
 """The address at which other nodes reach this one; where it is not set, the one that its default route has."""
@@ -60,6 +64,7 @@ class NodeAgent:
         self._peer_failed_at: float | None = None
         self._stop_wanted = False
         self._asked: set[int] = set()
+        self._killed_before = memory_kills()
 
     def run(self) -> int:
         """Claim the part, start its processes, and watch them to their end; an exit code."""
@@ -76,6 +81,7 @@ class NodeAgent:
             return 1
         cause, code = self._work(own)
         self._kill()
+        self._tell_of_memory(code)
         write_json_atomically(self._files.end(self._part.node_rank), NodeEnd(cause=cause, code=code, time=time.time()))
         return 1 if code is None else min(abs(code), 255)
 
@@ -94,6 +100,13 @@ class NodeAgent:
                 return reason, None
             time.sleep(POLL_S)
         return "exit", code
+
+    def _tell_of_memory(self, code: int | None) -> None:
+        """Say in the log that a rank was killed for lack of memory, as nobody else would."""
+        now = memory_kills()
+        if code in _KILLED and now is not None and self._killed_before is not None and now > self._killed_before:
+            with _attempt_dir(self._part).log.open("a", encoding="utf-8") as log:
+                log.write(f"{describe_kill()}\n")
 
     def _meet(self) -> Rendezvous | Literal["orphaned", "fenced", "peer"]:
         """Where rank 0 listens: said by the first node, awaited by the others."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from service.launchers.base import LaunchError, ProcessIdentity, RunState
+from service.launchers.base import PASSING, LaunchError, ProcessIdentity, RunState
+from service.launchers.memory_kills import memory_kills
 from trainer.job_dir import Record, write_json_atomically
 
 TAG_VARIABLE = "ATTUNE_ATTEMPT"
@@ -28,6 +29,10 @@ class LaunchRecord(Record):
     pid: int
     created_at: float
     """Unix seconds."""
+    start: str | None = None
+    """When it was, by no clock that can be set; see `start_of`."""
+    memory_kills: int | None = None
+    """What `memory_kills` said when it was started."""
 
 
 class ProcessGroups:
@@ -43,7 +48,9 @@ class ProcessGroups:
 
         Raises:
             LaunchError: the program cannot be started, or the log not be written.
+            OSError: the same for a reason that may be over soon; nothing of it runs.
         """
+        killed_before = memory_kills()
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
@@ -56,11 +63,21 @@ class ProcessGroups:
                     start_new_session=True,
                 )
         except OSError as error:
+            if error.errno in PASSING:
+                raise
             raise LaunchError(f"cannot start {argv[0]!r} with its output in {log}: {error.strerror}") from error
         self._children[tag] = child
-        # Until it is reaped, a child keeps its number and start time, even if it has ended already.
-        identity = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time())
-        write_json_atomically(record, LaunchRecord(pid=identity.pid, created_at=identity.created_at))
+        try:
+            # Until it is reaped, a child keeps its number and start time, even if it has ended already.
+            identity = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time(), start_of(child.pid))
+            write_json_atomically(record, _to_record(identity, memory_kills=killed_before))
+        except BaseException:
+            # Nobody would know of it: its devices would go to another run while it lives.
+            os.killpg(child.pid, signal.SIGKILL)
+            self.signal(tag, signal.SIGKILL)
+            child.wait()
+            del self._children[tag]
+            raise
         return identity
 
     def look(
@@ -76,7 +93,7 @@ class ProcessGroups:
         found = tagged(tag)
         if leader is None and found:  # its starter died before it could write the record
             leader = min((identity for _, identity in found), key=lambda identity: identity.created_at)
-            write_json_atomically(record, LaunchRecord(pid=leader.pid, created_at=leader.created_at))
+            write_json_atomically(record, _to_record(leader))
             return RunState(leader, leader_alive=True, alive=True)
         return RunState(leader, leader_alive=False, alive=bool(found))
 
@@ -97,9 +114,22 @@ class ProcessGroups:
 def find(identity: ProcessIdentity) -> psutil.Process | None:
     """The living process of this identity, or None."""
     living = _living(identity.pid)
-    if living is None or abs(living[1].created_at - identity.created_at) > CLOCK_TOLERANCE_S:
+    if living is None:
         return None
-    return living[0]
+    if identity.start is not None:
+        return living[0] if living[1].start == identity.start else None
+    return living[0] if abs(living[1].created_at - identity.created_at) <= CLOCK_TOLERANCE_S else None
+
+
+def start_of(pid: int) -> str | None:
+    """When a process of this machine started, as the boot's id and clock ticks since the boot; None where the system
+    does not tell. Unlike its start time, it stays the same when the clock is set."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return f"{boot}:{int(fields[19])}"  # field 22 of proc_pid_stat(5); the name before `)` may hold anything
 
 
 def find_workers(pids: Sequence[int], seen_at: float | None) -> list[psutil.Process]:
@@ -149,7 +179,9 @@ def _living(pid: int) -> tuple[psutil.Process, ProcessIdentity] | None:
     try:
         process = psutil.Process(pid)
         created_at = process.create_time()
-        return None if process.status() == psutil.STATUS_ZOMBIE else (process, ProcessIdentity(pid, created_at))
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process, ProcessIdentity(pid, created_at, start_of(pid))
     except psutil.NoSuchProcess:
         return None
 
@@ -158,4 +190,10 @@ def _read_record(path: Path) -> ProcessIdentity | None:
     if not path.exists():
         return None
     record = LaunchRecord.model_validate_json(path.read_bytes())
-    return ProcessIdentity(record.pid, record.created_at)
+    return ProcessIdentity(record.pid, record.created_at, record.start)
+
+
+def _to_record(identity: ProcessIdentity, *, memory_kills: int | None = None) -> LaunchRecord:
+    return LaunchRecord(
+        pid=identity.pid, created_at=identity.created_at, start=identity.start, memory_kills=memory_kills
+    )

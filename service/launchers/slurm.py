@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from service.launchers.base import (
+    PASSING,
     Capacity,
     EngineRefused,
     EngineUnavailable,
@@ -107,6 +108,8 @@ class SlurmLauncher:
         try:
             token = issue_token(run)
         except OSError as error:
+            if error.errno in PASSING:
+                raise
             raise LaunchError(f"cannot write to {run.job_dir}: {error.strerror}") from error
         commands = SlurmCommands(self._environment | {TOKEN_VARIABLE: token})
         id = commands.submit(self._script(run, kind=kind, token=token), self._sbatch_arguments(run, kind=kind))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -10,9 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from service import logs
 from service.store.records import CheckpointRecord, JobStatus, WebhookDeliveryRecord
 from service.store.rows import values_of
 from service.store.tables import jobs, webhook_deliveries, webhooks
+
+logger = logging.getLogger(__name__)
 
 JOB_EVENTS = {status: f"fine_tuning.job.{status.value}" for status in JobStatus if status != "validating_files"}
 CHECKPOINT_EVENT = "fine_tuning.job.checkpoint"
@@ -26,6 +30,8 @@ EVENT_TYPES = (*JOB_EVENTS.values(), CHECKPOINT_EVENT, *SWEEP_EVENTS)
 def announce_job(connection: Connection, job_id: str, status: JobStatus) -> None:
     """Tell of a job's new status, inside the transaction that sets it."""
     project = connection.execute(select(jobs.c.project_id).where(jobs.c.id == job_id)).scalar_one()
+    with logs.about(job_id=job_id):
+        logger.info("the job of project %s is now %s", project, status.value)
     announce(connection, project, JOB_EVENTS[status], {"id": job_id})
 
 

@@ -13,9 +13,10 @@ from service.redaction import redact
 from service.store.announcements import announce_checkpoint
 from service.store.engine import Database
 from service.store.events import append_events
-from service.store.jobs import move_job, require_lease
+from service.store.jobs import hold_job, move_job, require_lease
 from service.store.projects import USAGE_HALF_LIFE_S, charge
 from service.store.records import (
+    OPEN_ATTEMPT,
     AttemptEnd,
     AttemptProgress,
     AttemptRecord,
@@ -25,6 +26,7 @@ from service.store.records import (
     JobStatus,
     ModelRecord,
     NewEvent,
+    TransitionRefused,
     UnknownId,
 )
 from service.store.rows import record_of, values_of
@@ -55,7 +57,7 @@ class Attempts:
 
     def open(self) -> Sequence[AttemptRecord]:
         """All attempts that have not ended, oldest first."""
-        return self._select(attempts.c.status != AttemptStatus.ENDED)
+        return self._select(attempts.c.status.in_(OPEN_ATTEMPT))
 
     def leased_devices(self) -> set[tuple[str, int]]:
         """Devices that attempts hold, as node and number."""
@@ -90,6 +92,9 @@ class Attempts:
         now = time.time()
         with self._database.write() as connection:
             started_at = func.coalesce(jobs.c.started_at, now)
+            hold_job(connection, job_id)
+            if connection.execute(select(attempts.c.number).where(_is_open(job_id, None))).first() is not None:
+                raise TransitionRefused(job_id, JobStatus.QUEUED, JobStatus.RUNNING, why="it has an open attempt")
             move_job(connection, job_id, JobStatus.RUNNING, expected=expected, started_at=started_at)
             return _insert(
                 connection, job_id, placement=placement, resume=resume, now=now, message=message, engine=engine
@@ -119,6 +124,7 @@ class Attempts:
         """
         not_asked = and_(_is_open(job_id, number), attempts.c.stop_reason.is_(None))
         with self._database.write() as connection:
+            hold_job(connection, job_id)
             changed = connection.execute(update(attempts).where(not_asked).values(stop_reason=reason))
             if changed.rowcount == 0:
                 return False
@@ -132,6 +138,7 @@ class Attempts:
         """
         given = {name: value for name in _TOLD if (value := getattr(progress, name)) is not None}
         with self._database.write() as connection:
+            hold_job(connection, job_id)
             changed = connection.execute(
                 update(attempts)
                 .where(_is_open(job_id, number), attempts.c.events_offset == progress.offset_before)
@@ -258,8 +265,10 @@ class Attempts:
             return [record_of(AttemptRecord, row) for row in connection.execute(query)]
 
 
-def _is_open(job_id: str, number: int) -> ColumnElement[bool]:
-    return and_(attempts.c.job_id == job_id, attempts.c.number == number, attempts.c.status != AttemptStatus.ENDED)
+def _is_open(job_id: str, number: int | None) -> ColumnElement[bool]:
+    """An attempt of that number (None: any) that has not ended."""
+    of_job = and_(attempts.c.job_id == job_id, attempts.c.status != AttemptStatus.ENDED)
+    return of_job if number is None else and_(of_job, attempts.c.number == number)
 
 
 def _must_find(connection: Connection, job_id: str, number: int) -> AttemptRecord:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, make_url
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 BUSY_TIMEOUT_MS = 30_000
+_POSTGRESQL_LIMITS = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "options": "-c idle_in_transaction_session_timeout=15s -c lock_timeout=10s -c statement_timeout=60s"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000",
+}
+"""So that a replica that is frozen, or whose machine is gone, keeps its row locks from the others for seconds, not for
+hours; what the URL says goes first. https://www.postgresql.org/docs/current/runtime-config-client.html"""
 
 
 class Database:
@@ -17,8 +30,14 @@ class Database:
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
-        self.engine: Engine = create_engine(parsed, pool_pre_ping=True)
-        if parsed.get_backend_name() == "sqlite":
+        is_file = parsed.get_backend_name() == "sqlite"
+        pool = {"pool_pre_ping": not is_file, "pool_size": 10, "max_overflow": 30, "pool_use_lifo": True}
+        in_memory = is_file and parsed.database in (None, "", ":memory:")
+        options: dict[str, Any] = {} if in_memory else pool
+        self.engine: Engine = create_engine(parsed, connect_args=_driver_options(parsed), **options)
+        # Threads that wait for SQLite's own lock look for it at ever longer intervals, and may find it taken each time.
+        self._turn: AbstractContextManager[Any] = threading.RLock() if is_file else nullcontext()
+        if is_file:
             if parsed.database and parsed.database != ":memory:":
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             event.listen(self.engine, "connect", _configure_sqlite)
@@ -40,8 +59,34 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write. On SQLite writers queue here, so that none fails half way."""
-        with self._writing.begin() as connection:
+        with self._turn, self._writing.begin() as connection:
             yield connection
+
+    @contextmanager
+    def probe(self, *, wait_s: float) -> Iterator[Connection]:
+        """A transaction that may write, on a connection of its own, and that is rolled back.
+
+        One from the pool would go on with a database file that has been removed. On SQLite, others that write may make
+        it wait `wait_s` seconds.
+        """
+        file = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
+        if file in (None, "", ":memory:"):
+            with self._writing.connect() as connection, connection.begin() as transaction:
+                if self.engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL transaction_read_only = off")  # a standby refuses
+                yield connection
+                transaction.rollback()
+            return
+        if not Path(str(file)).is_file():
+            raise OperationalError("open", None, FileNotFoundError(f"there is no database {file}"))
+        fresh = create_engine(self.engine.url, poolclass=NullPool, connect_args={"timeout": wait_s})
+        try:
+            with fresh.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+                connection.rollback()
+        finally:
+            fresh.dispose()
 
     @contextmanager
     def migrate(self) -> Iterator[Connection]:
@@ -50,6 +95,8 @@ class Database:
         with self._writing.connect() as connection:
             if connection.dialect.name != "sqlite":
                 with connection.begin():
+                    for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                        connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
                     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(8321)")  # one at a time
                     yield connection
                 return
@@ -69,6 +116,15 @@ class Database:
         self.engine.dispose()
 
 
+def _driver_options(url: URL) -> dict[str, Any]:
+    # psycopg prepares what is asked often, and PostgreSQL then plans it for any value. What is looked for here is rare
+    # (jobs that run among those that have ended), and plans for any value read the whole table.
+    if url.drivername != "postgresql+psycopg":
+        return {}
+    limits = {name: value for name, value in _POSTGRESQL_LIMITS.items() if name not in url.query}
+    return {"prepare_threshold": None, **limits}
+
+
 def _configure_sqlite(connection: Any, record: Any) -> None:
     # The driver's own transaction control starts one too late for BEGIN IMMEDIATE; `_begin_sqlite` does it.
     # https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#enabling-non-legacy-sqlite-transactional-modes-with-the-sqlite3-or-aiosqlite-driver
@@ -77,6 +133,7 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB: whoever commits at that moment waits for the disk
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, or_, select, true, update
+from sqlalchemy import Connection, Select, and_, func, or_, select, true, union, update
 from sqlalchemy.exc import IntegrityError
 
 from service.redaction import redact
@@ -15,9 +15,9 @@ from service.store.announcements import announce_job
 from service.store.engine import Database
 from service.store.events import append_events
 from service.store.records import (
+    OPEN_ATTEMPT,
     TERMINAL,
     AlreadyExists,
-    AttemptStatus,
     JobRecord,
     JobStatus,
     LeaseLost,
@@ -31,9 +31,25 @@ from service.store.tables import attempts, job_metadata, jobs, projects
 
 _WAITING = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
 _BUSY = (JobStatus.VALIDATING_FILES, JobStatus.RUNNING)
-_OPEN_ATTEMPT = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status != AttemptStatus.ENDED)
-_NEEDS_WORK = and_(
-    jobs.c.status.not_in(TERMINAL), or_(jobs.c.status.in_(_BUSY), jobs.c.cancel_requested, _OPEN_ATTEMPT)
+_RARE = 500
+_IDLE = tuple(status for status in JobStatus if status not in (*_BUSY, *TERMINAL))
+# Each part is found by an index of its own: nothing here may look at all jobs, or at all that wait.
+_BUSY_ONES = select(jobs.c.position).where(jobs.c.status.in_(_BUSY))
+_TO_BE_CANCELLED = select(jobs.c.position).where(jobs.c.cancel_requested.is_(True), jobs.c.status.in_(_IDLE))
+_WITH_OPEN_ATTEMPT = (
+    select(jobs.c.position)
+    .join(attempts, attempts.c.job_id == jobs.c.id)
+    .where(attempts.c.status.in_(OPEN_ATTEMPT), jobs.c.status.in_(_IDLE))
+)
+_OPEN_OF = select(attempts.c.number).where(attempts.c.status.in_(OPEN_ATTEMPT))
+_NEEDS_WORK = jobs.c.position.in_(union(_BUSY_ONES, _TO_BE_CANCELLED, _WITH_OPEN_ATTEMPT))
+_VALIDATING = and_(jobs.c.status == JobStatus.VALIDATING_FILES, jobs.c.cancel_requested.is_(False))
+_URGENT = jobs.c.position.in_(
+    union(
+        select(jobs.c.position).where(jobs.c.status == JobStatus.RUNNING),
+        select(jobs.c.position).where(jobs.c.cancel_requested.is_(True), jobs.c.status.in_((*_BUSY, *_IDLE))),
+        _WITH_OPEN_ATTEMPT,
+    )
 )
 
 
@@ -53,8 +69,11 @@ class Jobs:
         try:
             with self._database.write() as connection:
                 _refuse_over_quota(connection, record.project_id)
-                connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
-                notes = [{"job_id": record.id, "key": k, "value": v} for k, v in record.metadata.items()]
+                inserted = connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
+                place = {"job_id": record.id, "project_id": record.project_id}
+                position = inserted.inserted_primary_key
+                assert position is not None
+                notes = [{**place, "key": k, "value": v, "position": position[0]} for k, v in record.metadata.items()]
                 if notes:
                     connection.execute(job_metadata.insert(), notes)
                 created = NewEvent(message=f"Created fine-tuning job {record.id}", created_at=record.created_at)
@@ -82,20 +101,18 @@ class Jobs:
         Raises:
             UnknownId: there is no job `after` in that list.
         """
-        query = select(jobs) if project is None else select(jobs).where(jobs.c.project_id == project)
-        for key, value in (metadata or {}).items():
-            query = query.where(
-                jobs.c.id.in_(
-                    select(job_metadata.c.job_id).where(job_metadata.c.key == key, job_metadata.c.value == value)
-                )
-            )
         with self._database.read() as connection:
+            query, order = select(jobs), jobs.c.position
+            if metadata:
+                query, order = _with_notes(connection, query, metadata, project)
+            elif project is not None:
+                query = query.where(jobs.c.project_id == project)
             return newest_first(
                 connection,
                 query,
                 kind=JobRecord,
                 table=jobs,
-                order=jobs.c.position,
+                order=order,
                 after=after,
                 limit=limit,
                 noun="fine-tuning job",
@@ -107,7 +124,9 @@ class Jobs:
         with self._database.read() as connection:
             return [record_of(JobRecord, row) for row in connection.execute(query)]
 
-    def claim(self, *, owner: str, lease_s: float, limit: int, take_over: bool = False) -> Sequence[JobRecord]:
+    def claim(
+        self, *, owner: str, lease_s: float, limit: int, max_validating: int | None = None, take_over: bool = False
+    ) -> Sequence[JobRecord]:
         """Jobs that need somebody's attention and are now `owner`'s for `lease_s` seconds: those it holds already,
         and at most `limit` that nobody holds.
 
@@ -115,30 +134,45 @@ class Jobs:
         ones wait for the planner and are nobody's.
 
         Args:
+            max_validating: most jobs in all whose data are being checked, the oldest first; None: any number. A caller
+                who checks few at a time need not look at thousands that wait for it.
             take_over: also take what another owner holds, for a caller who knows that there is no other.
         """
         now = self._database.now()
-        free = true() if take_over else or_(jobs.c.lease_owner.is_(None), jobs.c.lease_expires_at < now)
-        unheld = (
-            select(jobs.c.position)
-            .where(_NEEDS_WORK, or_(jobs.c.lease_owner.is_(None), jobs.c.lease_owner != owner), free)
-            .order_by(jobs.c.status == JobStatus.VALIDATING_FILES, jobs.c.position)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
         mine = and_(_NEEDS_WORK, jobs.c.lease_owner == owner)
         with self._database.write() as connection:
             connection.execute(update(jobs).where(mine).values(lease_expires_at=now + lease_s))
-            for position in connection.execute(unheld).scalars().all():
+            room = None if max_validating is None else max_validating - _num_validating(connection, owner)
+            for position in self._unheld(connection, owner=owner, limit=limit, room=room, take_over=take_over):
                 given = {"lease_owner": owner, "lease_token": secrets.token_hex(8), "lease_expires_at": now + lease_s}
                 connection.execute(update(jobs).where(jobs.c.position == position).values(**given))
             rows = connection.execute(select(jobs).where(mine).order_by(jobs.c.position))
             return [record_of(JobRecord, row) for row in rows]
 
+    def _unheld(
+        self, connection: Connection, *, owner: str, limit: int, room: int | None, take_over: bool
+    ) -> Iterator[int]:
+        """Positions of jobs to claim; `room`: most of them whose data are to be checked."""
+        now = self._database.now()
+        free = true() if take_over else or_(jobs.c.lease_owner.is_(None), jobs.c.lease_expires_at < now)
+        not_mine = and_(or_(jobs.c.lease_owner.is_(None), jobs.c.lease_owner != owner), free)
+        for needs_work, most in ((_URGENT, limit), (_VALIDATING, limit if room is None else min(limit, room))):
+            if most > 0:
+                found = select(jobs.c.position).where(needs_work, not_mine).order_by(jobs.c.position).limit(most)
+                yield from connection.execute(found.with_for_update(skip_locked=True)).scalars().all()
+
     def any_needs_attention(self) -> bool:
         """Whether `claim` would find anything; cheaper, as it writes nothing."""
         with self._database.read() as connection:
-            return bool(connection.execute(select(select(jobs.c.position).where(_NEEDS_WORK).exists())).scalar())
+            parts = (_BUSY_ONES, _TO_BE_CANCELLED, _WITH_OPEN_ATTEMPT)
+            return bool(connection.execute(select(or_(*(part.exists() for part in parts)))).scalar())
+
+    def renew(self, *, owner: str, lease_s: float) -> None:
+        """Hold what `owner` has claimed for `lease_s` seconds from now."""
+        with self._database.write() as connection:
+            later = self._database.now() + lease_s
+            mine = and_(_NEEDS_WORK, jobs.c.lease_owner == owner)
+            connection.execute(update(jobs).where(mine).values(lease_expires_at=later))
 
     def release(self, *, owner: str) -> None:
         """Give back all that `owner` holds, so that others need not wait for its leases to run out."""
@@ -160,17 +194,32 @@ class Jobs:
             return {project: (count, since) for project, count, since in connection.execute(query)}
 
     def transition(
-        self, id: str, to: JobStatus, *, expected: Iterable[JobStatus], note: NewEvent | None = None, **changes: Any
+        self,
+        id: str,
+        to: JobStatus,
+        *,
+        expected: Iterable[JobStatus],
+        note: NewEvent | None = None,
+        only_idle: bool = False,
+        **changes: Any,
     ) -> JobRecord:
         """Move a job to `to` if it is in one of `expected`, with further `changes` of its fields and an event.
 
         Callers take `expected` from `service.jobs.lifecycle`. A terminal job never moves, whatever is expected.
 
+        Args:
+            only_idle: not while it has an attempt that has not ended.
+
         Raises:
             UnknownId: there is no such job.
-            TransitionRefused: it is in another state.
+            TransitionRefused: it is in another state, or not idle.
         """
         with self._database.write() as connection:
+            hold_job(connection, id)
+            if only_idle and connection.execute(_OPEN_OF.where(attempts.c.job_id == id)).first() is not None:
+                status = _must_find(connection, id).visible_status
+                why = "its last attempt is still saving; try again in a moment" if status is JobStatus.PAUSED else ""
+                raise TransitionRefused(id, status, to, why=why)
             move_job(connection, id, to, expected=expected, **changes)
             if note is not None:
                 append_events(connection, id, [note])
@@ -202,6 +251,32 @@ class Jobs:
         with self._database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id == id).values(**changes))
             return _must_find(connection, id)
+
+
+def _num_validating(connection: Connection, owner: str) -> int:
+    held = and_(_VALIDATING, jobs.c.lease_owner == owner)
+    return connection.execute(select(func.count()).select_from(jobs).where(held)).scalar_one()
+
+
+def _with_notes(
+    connection: Connection, query: Select[Any], notes: Mapping[str, str], project: str | None
+) -> tuple[Select[Any], Any]:
+    """Jobs that carry all of `notes`, and the column that a page of them is ordered by: that of the rarest note, in
+    whose index they lie one behind the other."""
+    of_project = true() if project is None else job_metadata.c.project_id == project
+
+    def count(note: tuple[str, str]) -> int:
+        carry = and_(of_project, job_metadata.c.key == note[0], job_metadata.c.value == note[1])
+        some = select(job_metadata.c.position).where(carry).limit(_RARE)
+        return connection.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+
+    (key, value), *others = sorted(notes.items(), key=count) if len(notes) > 1 else notes.items()
+    carry = and_(of_project, job_metadata.c.key == key, job_metadata.c.value == value)
+    query = query.join(job_metadata, job_metadata.c.job_id == jobs.c.id).where(carry)
+    for number, (key, value) in enumerate(others):
+        note = job_metadata.alias(f"note_{number}")
+        query = query.join(note, note.c.job_id == jobs.c.id).where(note.c.key == key, note.c.value == value)
+    return query, job_metadata.c.position
 
 
 def _refuse_over_quota(connection: Connection, project: str) -> None:
@@ -250,6 +325,12 @@ def _must_find(connection: Connection, id: str) -> JobRecord:
     return record
 
 
+def hold_job(connection: Connection, id: str) -> None:
+    """Hold on to a job's row till the transaction ends. Whatever changes a job and its attempts begins with it, as
+    two that take the same rows in another order would wait for each other."""
+    connection.execute(select(jobs.c.position).where(jobs.c.id == id).with_for_update())
+
+
 def require_lease(connection: Connection, job_id: str, lease: str | None) -> None:
     """Hold on to a job's row and refuse to go on if its lease is no longer `lease`; None asks nothing.
 
@@ -257,6 +338,7 @@ def require_lease(connection: Connection, job_id: str, lease: str | None) -> Non
         LeaseLost: another replica has the job.
     """
     if lease is None:
+        hold_job(connection, job_id)
         return
     held = select(jobs.c.lease_token).where(jobs.c.id == job_id).with_for_update()
     if connection.execute(held).scalar_one_or_none() != lease:

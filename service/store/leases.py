@@ -6,7 +6,9 @@ need not agree. The scheme is dstack's (owner, token, expiry), https://github.co
 
 from __future__ import annotations
 
+import math
 import secrets
+import time
 
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -20,6 +22,19 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._held_until: dict[tuple[str, str], float] = {}
+
+    def keep(self, name: str, *, owner: str, ttl_s: float) -> bool:
+        """Whether `owner` holds a lease, for callers who ask often: it is taken or renewed, but in the first third of
+        its time the database is not asked again."""
+        began = time.monotonic()
+        if began < self._held_until.get((name, owner), -math.inf):
+            return True
+        if self.acquire(name, owner=owner, ttl_s=ttl_s) is None:
+            self._held_until.pop((name, owner), None)
+            return False
+        self._held_until[name, owner] = began + ttl_s / 3
+        return True
 
     def acquire(self, name: str, *, owner: str, ttl_s: float) -> str | None:
         """Take or renew a lease for `ttl_s` seconds; its token, which changes hands with it, or None if somebody
@@ -53,6 +68,7 @@ class Leases:
 
     def release(self, name: str, *, owner: str) -> None:
         """Give a lease back, if `owner` holds it."""
+        self._held_until.pop((name, owner), None)
         with self._database.write() as connection:
             connection.execute(
                 update(leases)

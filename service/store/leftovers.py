@@ -11,11 +11,11 @@ from sqlalchemy import and_, delete, exists, func, select
 
 from service.store.engine import Database
 from service.store.events import append_events
-from service.store.records import TERMINAL, AttemptStatus, CheckpointRecord, NewEvent
+from service.store.records import OPEN_ATTEMPT, TERMINAL, CheckpointRecord, NewEvent
 from service.store.rows import record_of
 from service.store.tables import attempts, checkpoints, jobs, models
 
-_OPEN_ATTEMPT = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status != AttemptStatus.ENDED)
+_OPEN_ATTEMPT = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status.in_(OPEN_ATTEMPT))
 _ENDED = and_(jobs.c.status.in_(TERMINAL), ~_OPEN_ATTEMPT)
 _COLUMNS = (jobs.c.id, jobs.c.project_id, jobs.c.job_dir, jobs.c.finished_at)
 

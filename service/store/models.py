@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from collections.abc import Sequence
+
+from sqlalchemy import delete, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from service.store.engine import Database
@@ -44,6 +46,19 @@ class Models:
         with self._database.read() as connection:
             rows = connection.execute(query)
             return [record_of(ModelRecord, row) for row in rows]
+
+    def names(self, *, project: str, limit: int = 200) -> Sequence[str]:
+        """The names of a project's newest models, for whoever may have misspelt one."""
+        query = select(models.c.id).where(models.c.project_id == project).order_by(models.c.position.desc())
+        with self._database.read() as connection:
+            return connection.execute(query.limit(limit)).scalars().all()
+
+    def paths(self, *, project: str, jobs: Sequence[str]) -> Sequence[str]:
+        """The export folders of a project's models that one of these jobs has made, or no job at all."""
+        made = or_(models.c.job_id.in_(jobs), models.c.job_id.is_(None))
+        query = select(models.c.path).where(models.c.project_id == project, made)
+        with self._database.read() as connection:
+            return connection.execute(query).scalars().all()
 
     def delete(self, id: str) -> bool:
         """Forget a model; its folder stays. False if there was none."""

@@ -17,8 +17,8 @@ from service.store.engine import Database
 from service.store.events import append_events
 from service.store.jobs import find_job
 from service.store.records import (
+    OPEN_ATTEMPT,
     TERMINAL,
-    AttemptStatus,
     EndReason,
     JobRecord,
     JobStatus,
@@ -121,14 +121,14 @@ class Queue:
             (attempts.c if name in _OF_ATTEMPT else jobs.c)[name] for name in RunningJob.__dataclass_fields__
         ]  # fmt: skip
         query = select(*columns).join(jobs, jobs.c.id == attempts.c.job_id)
-        query = query.where(attempts.c.status != AttemptStatus.ENDED).order_by(attempts.c.created_at)
+        query = query.where(attempts.c.status.in_(OPEN_ATTEMPT)).order_by(attempts.c.created_at)
         with self._database.read() as connection:
             return [record_of(RunningJob, row) for row in connection.execute(query)]
 
     def overdue(self, now: float, *, limit: int = 100) -> Sequence[str]:
         """Ids of jobs whose deadline is over and that no attempt works on."""
         idle = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
-        is_open = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status != AttemptStatus.ENDED)
+        is_open = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status.in_(OPEN_ATTEMPT))
         late = and_(jobs.c.status.in_(idle), jobs.c.deadline_at < now, jobs.c.cancel_requested.is_(False), ~is_open)
         with self._database.read() as connection:
             return connection.execute(select(jobs.c.id).where(late).limit(limit)).scalars().all()

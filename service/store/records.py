@@ -57,6 +57,10 @@ class AttemptStatus(StrEnum):
     ENDED = "ended"
 
 
+OPEN_ATTEMPT = (AttemptStatus.STARTING, AttemptStatus.RUNNING)
+"""What an attempt is until it has ended: databases find these by index, but not what is unequal to something."""
+
+
 class EndReason(StrEnum):
     """Why an attempt ended. Those from `bad_spec` to `error` are what the worker itself wrote."""
 

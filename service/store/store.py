@@ -109,9 +109,16 @@ class Store:
         shown = self.database.engine.url.render_as_string(hide_password=True)
         return Layout(url=shown, revision=revision, head=str(head), num_rows=counts)
 
-    def check(self) -> None:
-        """Raise SQLAlchemy's error if the database does not answer or has no tables."""
-        with self.database.read() as connection:
+    def check(self, *, wait_s: float = 5.0) -> None:
+        """Try whether the database is there, has its tables, and takes a write; nothing is changed.
+
+        Args:
+            wait_s: how long others may keep it from being written.
+
+        Raises:
+            SQLAlchemyError: it does not.
+        """
+        with self.database.probe(wait_s=wait_s) as connection:
             connection.execute(text("SELECT version_num FROM alembic_version")).one()
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ jobs = Table(
     Index("ix_jobs_project_id_status", "project_id", "status"),
     Index("ix_jobs_status_priority_project_id_queue_order", "status", "priority", "project_id", "queue_order"),
     Index("ix_jobs_status_queued_at", "status", "queued_at"),
-    Index("ix_jobs_status_deadline_at", "status", "deadline_at"),
+    Index("ix_jobs_status_cancel_requested_deadline_at", "status", "cancel_requested", "deadline_at"),
     sqlite_autoincrement=True,
 )
 
@@ -122,6 +122,11 @@ job_metadata = Table(
     Column("job_id", _ID, ForeignKey("jobs.id"), primary_key=True),
     Column("key", _NAME, primary_key=True),
     Column("value", Text, nullable=False),
+    Column("project_id", _ID, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    # With the order of the list in the index, a page costs the same however many jobs carry a note.
+    Index("ix_job_metadata_project_id_key_value_position", "project_id", "key", "value", "position"),
+    Index("ix_job_metadata_key_value_position", "key", "value", "position"),
 )
 
 attempts = Table(
@@ -192,6 +197,7 @@ checkpoints = Table(
     Column("created_at", Float, nullable=False),
     Column("fine_tuned_model_checkpoint", _NAME, nullable=False),
     UniqueConstraint("job_id", "name"),
+    Index("ix_checkpoints_job_id_position", "job_id", "position"),
     sqlite_autoincrement=True,
 )
 
@@ -209,6 +215,8 @@ models = Table(
     Column("class_names", JSON(none_as_null=True)),
     Column("templates", JSON, nullable=False),
     Column("project_id", _ID, ForeignKey("projects.id"), nullable=False),
+    Index("ix_models_project_id_position", "project_id", "position"),
+    Index("ix_models_project_id_job_id", "project_id", "job_id"),
     sqlite_autoincrement=True,
 )
 
@@ -311,6 +319,7 @@ files = Table(
     Column("path", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
+    Index("ix_files_project_id_position", "project_id", "position"),
     sqlite_autoincrement=True,
 )
 
@@ -394,6 +403,8 @@ sweeps = Table(
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     Column("error_message", Text),
+    Index("ix_sweeps_project_id_position", "project_id", "position"),
+    Index("ix_sweeps_status", "status"),
     sqlite_autoincrement=True,
 )
 
@@ -407,4 +418,5 @@ sweep_trials = Table(
     Column("status", String(16), nullable=False),
     Column("value", Float),
     Column("detail", JSON(none_as_null=True)),
+    Index("ix_sweep_trials_status", "status"),
 )

@@ -70,7 +70,10 @@ def fewer(job: JobRecord, *, devices: int, capacity: Capacity) -> tuple[int, int
     the most that there are, `scheduling.min_devices` or more, that its batch divides over. None: there is no such."""
     if job.min_devices is None or job.num_attempts == 0 or could_host(job.nodes, devices, capacity):
         return None
-    spec = JobSpec.model_validate(job.spec)
+    try:
+        spec = JobSpec.model_validate(job.spec)
+    except ValidationError:  # stored by another version; it is told to its owner when it is looked at
+        return None
     shapes = [
         (nodes, each)
         for nodes in range(1, job.nodes + 1)

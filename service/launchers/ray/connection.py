@@ -21,7 +21,7 @@ from service.launchers.base import EngineRefused, EngineUnavailable
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 90.0
-_CALL_TIMEOUT_S = 60.0
+_CALL_TIMEOUT_S = 20.0  # the service looks after nothing else meanwhile
 _RETRY_S = 3.0
 _MODE, _TOKEN, _TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
@@ -42,6 +42,7 @@ class Connection:
         self._problem = f"no connection to the Ray cluster at {address} yet"
         self._closing = threading.Event()
         self._connecting: threading.Thread | None = None
+        self._starting: subprocess.Popen[str] | None = None
         self.lost_at: float | None = time.monotonic()
         """Monotonic time since when there is no connection; None while there is one."""
 
@@ -54,6 +55,7 @@ class Connection:
         try:
             self._connect()
         except EngineUnavailable as error:
+            self._problem = str(error)
             log.warning("%s; trying on", error)
             self._connect_in_background()
 
@@ -75,12 +77,17 @@ class Connection:
     def close(self) -> None:
         """End the driver process; what runs in the cluster runs on."""
         self._closing.set()
+        if self._starting is not None:
+            self._starting.kill()  # nobody waits for a cluster that is not there
+        self._let_go()
+        if self._connecting is not None:
+            self._connecting.join()
+
+    def _let_go(self) -> None:
         with self._asking:
             if self._process is not None:
                 _end(self._process)
                 self._process = None
-        if self._connecting is not None:
-            self._connecting.join()
 
     def _connect(self) -> None:
         process = subprocess.Popen(
@@ -92,6 +99,9 @@ class Connection:
             env=self._environment,
             start_new_session=True,  # a Ctrl-C at the terminal is the service's to handle
         )
+        self._starting = process
+        if self._closing.is_set():
+            process.kill()
         try:
             answer = _read(process, _START_TIMEOUT_S)
         except _Silence as error:
@@ -103,9 +113,9 @@ class Connection:
                 raise EngineRefused(answer["refused"])
             raise EngineUnavailable(f"cannot connect to the Ray cluster at {self._address}: {answer['error']}")
         with self._asking:
-            self._process, self.lost_at = process, None
+            self._process, self._starting, self.lost_at = process, None, None
         if self._closing.is_set():
-            self.close()
+            self._let_go()
 
     def _exchange(self, process: subprocess.Popen[str], request: Mapping[str, Any], timeout_s: float) -> Any:
         assert process.stdin is not None

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -25,14 +24,13 @@ from ray.util.placement_group import PlacementGroup, get_placement_group, placem
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from service.launchers.ray.actor import NodeActor, end_tagged
+from service.launchers.ray.admission import Refused, refuse_open_cluster
 
 _PREFIX = "attune/"
-_LOOK_TIMEOUT_S = 5.0
-_END_TIMEOUT_S = 20.0
-
-
-class Refused(Exception):
-    """The cluster is one that must not or cannot be used, whatever happens later; the text says why."""
+_CONNECT_TIMEOUT_S = 5.0
+_LOOK_TIMEOUT_S = 1.0
+_END_TIMEOUT_S = 1.0
+"""The service waits for each answer, and has other runs to look after."""
 
 
 class Driver:
@@ -44,9 +42,10 @@ class Driver:
         Raises:
             Refused: it lets anybody in, wants another token, or runs other versions.
         """
-        _refuse_open_cluster(address)
+        self._ending: dict[tuple[str, int], Any] = {}
+        refuse_open_cluster(address)
         try:
-            GcsClient(address=address).internal_kv_keys(b"", None, timeout=_LOOK_TIMEOUT_S)
+            GcsClient(address=address).internal_kv_keys(b"", None, timeout=_CONNECT_TIMEOUT_S)
             ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
         except AuthenticationError as error:
             raise Refused(f"the Ray cluster at {address} does not take the token: {_first_line(error)}") from None
@@ -98,31 +97,56 @@ class Driver:
             ).remote(part["arguments"], part["environment"], tag=tag, log=part["log"])
 
     def look(self, tag: str, num_nodes: int) -> dict[str, Any]:
-        """What there is of a run: whether its gang waits, and of each part what its actor says, or why it is gone."""
+        """What there is of a run: whether its gang waits, and of each part what its actor says, or why it is gone; and
+        the nodes that live."""
+        living = sorted(_living())
         group = _group(tag)
         if group is not None and _state(group) == "PENDING":
-            return {"known": True, "waiting": True, "parts": []}
-        parts = [_look_at_part(tag, number) for number in range(num_nodes)]
+            return {"known": True, "waiting": True, "parts": [], "living": living}
+        parts = _look_at_parts(_actors(tag, num_nodes))
         known = group is not None or any("gone" not in part for part in parts)
-        return {"known": known, "waiting": False, "parts": parts}
+        return {"known": known, "waiting": False, "parts": parts, "living": living}
 
-    def end(self, tag: str, nodes: Sequence[str]) -> int:
-        """Kill every process of a run on nodes that live, and free what it holds in Ray; how many are left."""
-        group = _group(tag)
-        actors = _actors(tag, len(nodes))
-        left = 0
-        if group is None or _state(group) != "PENDING":
-            living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            left = sum(
-                _end_on_node(actor, tag, node) for actor, node in zip(actors, nodes, strict=True) if node in living
-            )
+    def end(self, tag: str, nodes: Sequence[str]) -> dict[str, Any]:
+        """Kill every process of a run on the nodes that live, and free what it holds in Ray once they are gone; on how
+        many nodes they may still be there, and the nodes that live. Soon back; to be asked again until none is left.
+        """
+        living = _living()
+        group, actors = _group(tag), _actors(tag, len(nodes))
+        has_begun = group is None or _state(group) != "PENDING"
+        here = [number for number, node in enumerate(nodes) if has_begun and node in living]
+        for number in here:
+            if (tag, number) not in self._ending:
+                self._ending[tag, number] = _end_on_node(actors[number], tag, nodes[number])
+        answers = [self._ending[tag, number] for number in here]
+        if answers:
+            ray.wait(answers, num_returns=len(answers), timeout=_END_TIMEOUT_S)
+        left = sum(self._may_be_left(tag, number, actors[number]) for number in here)
         if not left:
-            for actor in actors:
-                if actor is not None:
-                    ray.kill(actor, no_restart=True)
-            if group is not None:
-                remove_placement_group(group)
-        return left
+            self._forget(tag, actors, group)
+        return {"left": left, "living": sorted(living)}
+
+    def _may_be_left(self, tag: str, number: int, actor: Any) -> bool:
+        """Whether a node has not said yet that nothing of a run is left on it. What failed is begun anew next time."""
+        answer = self._ending[tag, number]
+        if not ray.wait([answer], timeout=0)[0]:
+            return True  # its node is slow, or gone and not missed yet
+        try:
+            if ray.get(answer) == 0:
+                return False
+        except RayError:
+            if actor is not None:
+                ray.kill(actor, no_restart=True)  # it cannot do it; a task can
+        del self._ending[tag, number]
+        return True
+
+    def _forget(self, tag: str, actors: Sequence[Any], group: PlacementGroup | None) -> None:
+        for number, actor in enumerate(actors):
+            self._ending.pop((tag, number), None)
+            if actor is not None:
+                ray.kill(actor, no_restart=True)
+        if group is not None:
+            remove_placement_group(group)
 
     def list(self) -> list[str]:
         """`JOB/ATTEMPT` of every run that has an actor."""
@@ -130,13 +154,18 @@ class Driver:
         return sorted({name.rpartition("/")[0] for name in names})
 
 
-def _look_at_part(tag: str, number: int) -> dict[str, Any]:
-    actor = _actor(tag, number)
-    if actor is None:
+def _look_at_parts(actors: Sequence[Any]) -> list[dict[str, Any]]:
+    """What each actor says of its part. All are asked at once: one whose node is gone keeps nobody waiting for long."""
+    answers = {number: actor.look.remote() for number, actor in enumerate(actors) if actor is not None}
+    pending = list(answers.values())
+    ready = set(ray.wait(pending, num_returns=len(pending), timeout=_LOOK_TIMEOUT_S)[0]) if pending else set()
+    return [_part(answers.get(number), ready) for number in range(len(actors))]
+
+
+def _part(answer: Any, ready: Container[Any]) -> dict[str, Any]:
+    if answer is None:
         return {"gone": "there is no such actor"}
-    answer = actor.look.remote()
-    ready, _ = ray.wait([answer], timeout=_LOOK_TIMEOUT_S)
-    if not ready:
+    if answer not in ready:
         return {"alive": True, "code": None}  # still being made, or its node does not answer and Ray does not know yet
     try:
         found: dict[str, Any] = ray.get(answer)
@@ -145,20 +174,17 @@ def _look_at_part(tag: str, number: int) -> dict[str, Any]:
     return found
 
 
-def _end_on_node(actor: Any, tag: str, node: str) -> int:
-    """Kill a run's processes on one node, through its actor or, where that is gone, a task that Ray sends there."""
+def _end_on_node(actor: Any, tag: str, node: str) -> Any:
+    """Begin to kill a run's processes on one node, through its actor or, where that is gone, a task that Ray sends
+    there; the answer to come is how many are left."""
     if actor is not None:
-        try:
-            return int(ray.get(actor.end.remote(), timeout=_END_TIMEOUT_S))
-        except RayError:
-            ray.kill(actor, no_restart=True)  # it cannot do it; the task can
+        return actor.end.remote()
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(end_tagged).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
-    try:
-        return int(ray.get(task.remote(tag), timeout=_END_TIMEOUT_S))
-    except RayError:
-        living = {found["NodeID"] for found in ray.nodes() if found["Alive"]}
-        return 1 if node in living else 0  # a node that died meanwhile has taken its processes with it
+    return ray.remote(end_tagged).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(tag)
+
+
+def _living() -> set[str]:
+    return {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
 
 
 def _actor(tag: str, number: int) -> Any:
@@ -185,29 +211,6 @@ def _state(group: PlacementGroup) -> str:
 
 def _actor_name(tag: str, number: int) -> str:
     return f"{_PREFIX}{tag}/{number}"
-
-
-def _refuse_open_cluster(address: str) -> None:
-    """A cluster that answers without a token would run anybody's code, beside ours and with its data.
-
-    Asked by a process without the token, as Ray reads its mode once.
-    """
-    probe = (
-        "import sys; from ray._raylet import GcsClient\n"
-        "try: GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None, timeout=10)\n"
-        "except Exception as error: sys.exit(0 if type(error).__name__ == 'AuthenticationError' else 3)\n"
-        "sys.exit(4)"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    environment |= {"RAY_AUTH_MODE": "disabled"}
-    done = subprocess.run([sys.executable, "-c", probe, address], env=environment, capture_output=True, timeout=60)
-    if done.returncode == 4:
-        raise Refused(
-            f"the Ray cluster at {address} takes requests without a token: anybody who reaches it could run code on "
-            "its machines. Start every node with RAY_AUTH_MODE=token and the token in RAY_AUTH_TOKEN_PATH"
-        )
-    if done.returncode != 0:
-        raise ConnectionError(f"no Ray cluster answers at {address}")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.launchers.base import (
+    PASSING,
     Capacity,
     EngineUnavailable,
     LaunchError,
@@ -69,6 +70,7 @@ class RayLauncher:
             address=address, namespace=namespace, environment=driver_environment(environment, token_file=token_file)
         )
         self._capacity = Capacity("gpu", (), may_grow=True, problem="not asked yet")
+        self._has_gpus = False
         self._capacity_at = float("-inf")
         self._looking = threading.Lock()
         self._connection.open()
@@ -93,6 +95,8 @@ class RayLauncher:
         try:
             token = issue_token(run)
         except OSError as error:
+            if error.errno in PASSING:
+                raise
             raise LaunchError(f"cannot write to {files.path}: {error.strerror}") from error
         parts = []
         for number, share in enumerate(run.placement):
@@ -162,7 +166,7 @@ class RayLauncher:
         seen = self._connection.ask("look", _tag(run), len(run.placement))
         if not seen["known"] and not begun:
             return RunState(None, leader_alive=False, alive=False, started=False)
-        missing = {share.node for share in run.placement} - self._living_nodes()
+        missing = _missing(run, seen["living"])
         if files.all_ended:
             lost: LostReason = "node_lost" if missing else "engine_lost"
             return self._end(run, files, lost=lost if files.was_abandoned else None)
@@ -186,13 +190,13 @@ class RayLauncher:
     def _end(self, run: Run, files: GangFiles, *, lost: LostReason | None) -> RunState:
         """Clear away what is left of a run. Only when nothing is has it ended: its devices go to others then."""
         if not files.was_cleared:
-            if self._connection.ask("end", _tag(run), _nodes(run)):
+            seen = self._connection.ask("end", _tag(run), _nodes(run))
+            if seen["left"]:
                 return _ALIVE
+            # Ray misses an actor sooner than its node; it knows now why the actor went.
+            lost = "node_lost" if lost is not None and _missing(run, seen["living"]) else lost
             files.note_cleared(lost)
-        return _gone(lost)
-
-    def _living_nodes(self) -> set[str]:
-        return {node["node"] for node in self._connection.ask("capacity")["nodes"]}
+        return _gone(files.lost_when_cleared)
 
     def _kind(self) -> Literal["gpu", "cpu"]:
         capacity = self.capacity()
@@ -207,7 +211,9 @@ class RayLauncher:
             return Capacity(self._capacity.kind, (), may_grow=True, problem=str(error))
         waiting = seen["num_waiting"]
         note = f"{waiting} {'run waits' if waiting == 1 else 'runs wait'} in Ray for devices" if waiting else ""
-        kind: Literal["gpu", "cpu"] = "gpu" if any(node["gpus"] for node in seen["nodes"]) else "cpu"
+        # Where the machines with GPUs are away for a while, their jobs must wait, not start on CPUs.
+        self._has_gpus = self._has_gpus or any(node["gpus"] for node in seen["nodes"])
+        kind: Literal["gpu", "cpu"] = "gpu" if self._has_gpus else "cpu"
         shares = [NodeShare(node["node"], tuple(range(self._count(node, kind)))) for node in seen["nodes"]]
         return Capacity(kind, tuple(share for share in shares if share.devices), may_grow=True, note=note)
 
@@ -230,6 +236,11 @@ def _tag(run: Run) -> str:
 
 def _nodes(run: Run) -> list[str]:
     return [share.node for share in run.placement]
+
+
+def _missing(run: Run, living: Sequence[str]) -> set[str]:
+    """The run's nodes that Ray does not have any more."""
+    return set(_nodes(run)) - set(living)
 
 
 def _tell(files: GangFiles, text: str) -> None:

@@ -28,6 +28,9 @@ def upgrade() -> None:
     with op.batch_alter_table("models") as table:
         table.add_column(sa.Column("project_id", sa.String(80), nullable=False, server_default="default"))
         table.create_foreign_key("fk_models_project_id", "projects", ["project_id"], ["id"])
+    op.create_index("ix_models_project_id_position", "models", ["project_id", "position"])
+    op.create_index("ix_models_project_id_job_id", "models", ["project_id", "job_id"])
+    op.create_index("ix_checkpoints_job_id_position", "checkpoints", ["job_id", "position"])
 
 
 def _more_of_jobs() -> None:
@@ -58,7 +61,20 @@ def _more_of_jobs() -> None:
     queue = ["status", "priority", "project_id", "queue_order"]
     op.create_index("ix_jobs_status_priority_project_id_queue_order", "jobs", queue)
     op.create_index("ix_jobs_status_queued_at", "jobs", ["status", "queued_at"])
-    op.create_index("ix_jobs_status_deadline_at", "jobs", ["status", "deadline_at"])
+    limits = ["status", "cancel_requested", "deadline_at"]
+    op.create_index("ix_jobs_status_cancel_requested_deadline_at", "jobs", limits)
+    _order_of_notes()
+
+
+def _order_of_notes() -> None:
+    """A job's notes know its project and its place in the list, so that an index can hold them in that order."""
+    with op.batch_alter_table("job_metadata") as table:
+        table.add_column(sa.Column("project_id", sa.String(80), nullable=False, server_default="default"))
+        table.add_column(sa.Column("position", sa.BigInteger(), nullable=False, server_default="0"))
+    op.execute("UPDATE job_metadata SET position = (SELECT position FROM jobs WHERE jobs.id = job_metadata.job_id)")
+    of_project = ["project_id", "key", "value", "position"]
+    op.create_index("ix_job_metadata_project_id_key_value_position", "job_metadata", of_project)
+    op.create_index("ix_job_metadata_key_value_position", "job_metadata", of_project[1:])
 
 
 def _settle_devices() -> None:
@@ -325,3 +341,7 @@ def _new_tables() -> None:
         sa.ForeignKeyConstraint(["sweep_id"], ["sweeps.id"], name="fk_sweep_trials_sweep_id"),
         sa.PrimaryKeyConstraint("sweep_id", "number", name="pk_sweep_trials"),
     )
+    op.create_index("ix_files_project_id_position", "files", ["project_id", "position"])
+    op.create_index("ix_sweeps_project_id_position", "sweeps", ["project_id", "position"])
+    op.create_index("ix_sweeps_status", "sweeps", ["status"])
+    op.create_index("ix_sweep_trials_status", "sweep_trials", ["status"])
