@@ -40,6 +40,10 @@ _NAMES = ("roots", "class_names", "domain_names", "shares")
 _PLACE = ["path", "root", "offset", "length"]
 
 
+class EarlierLayoutError(ValueError):
+    """A saved manifest is in a layout that this version does not read; the text names the file."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Samples that have been checked, in a fixed order; a row's number is what samplers and batches refer to."""
@@ -228,9 +232,15 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Open a saved manifest through a memory map."""
+        """Open a saved manifest through a memory map.
+
+        Raises:
+            EarlierLayoutError: it was saved by an earlier version.
+        """
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        metadata = table.schema.metadata
+        metadata = table.schema.metadata or {}
+        if missing := [name for name in _NAMES if name.encode() not in metadata]:
+            raise EarlierLayoutError(f"{path} was written by an earlier version, and lacks {', '.join(missing)}")
         names = {name: tuple(json.loads(metadata[name.encode()])) for name in _NAMES}
         return cls(table=table.replace_schema_metadata(None), **names)
 

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from dali_pipelines.loader import BadSampleError
 from dali_pipelines.storage import CacheTooSmallError, OutageError
-from trainer import checkpoint, distributed, events, fence, preflight
+from trainer import checkpoint, checkpoint_damage, distributed, events, fence, preflight
 from trainer.distributed import StopRequest, agree
 from trainer.errors import TrainingError, UnusableDataError, UnusableSpecError
 from trainer.job_dir import (
@@ -24,7 +25,6 @@ from trainer.job_dir import (
     AttemptDir,
     ExitRecord,
     JobDir,
-    PreflightReport,
     folder_problem,
     write_json_atomically,
 )
@@ -35,6 +35,11 @@ from trainer.startup_times import phase_ends
 
 # What torch says on the ranks that are left when another one dies: not their own failure.
 _PEER_LOST = re.compile(r"(?i)connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|socket|peer")
+# How allocators other than torch's on a GPU say that there is no room.
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (can't|not enough memory)|(?i:out of memory)|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
+    r"|cudaErrorMemoryAllocation|std::bad_alloc|Cannot allocate memory|could not create a memory object"
+)
 _EXIT_CODES = {"succeeded": 0, "failed": 1, "interrupted": EXIT_INTERRUPTED}
 
 
@@ -103,11 +108,15 @@ def _next_number(job: JobDir) -> int:
 
 
 def _open_attempt(attempt: AttemptDir, *, job: JobDir, resume: bool) -> None:
-    if dist.get_rank() != 0:
-        return
-    checkpoint.remove_leftovers(job, before_attempt=attempt.number)
-    if not attempt.record.exists():
-        write_json_atomically(attempt.record, Attempt(number=attempt.number, resume=resume, created_at=time.time()))
+    if dist.get_rank() == 0:
+        checkpoint.remove_leftovers(job, before_attempt=attempt.number)
+        if not attempt.record.exists():
+            write_json_atomically(attempt.record, Attempt(number=attempt.number, resume=resume, created_at=time.time()))
+    damaged = checkpoint_damage.set_damaged_aside(job) if resume else []
+    if damaged and not job.published_checkpoints():
+        damaged.append("no checkpoint is left to go on from: training begins anew")
+    if damaged and dist.get_rank() == 0:
+        _warn(damaged, attempt)
 
 
 def _require_good_data(spec: JobSpec, *, job: JobDir, attempt: AttemptDir) -> None:
@@ -115,19 +124,19 @@ def _require_good_data(spec: JobSpec, *, job: JobDir, attempt: AttemptDir) -> No
     report = job.read_preflight_report()
     if report is None and dist.get_rank() == 0:
         report = preflight.run(spec, job=job)
-        _tell_remarks(report, attempt)
+        # A service that looked at the data has shown what it found itself.
+        _warn([str(problem) for problem in report.problems if not problem.fatal], attempt)
     report = agree(report)
     if not report.ok:
         raise UnusableDataError("; ".join(str(problem) for problem in report.problems if problem.fatal))
 
 
-def _tell_remarks(report: PreflightReport, attempt: AttemptDir) -> None:
-    """Show what does not stop the job, by the process that looked: a service that did has shown it itself."""
+def _warn(messages: Sequence[str], attempt: AttemptDir) -> None:
+    """Show what does not stop the job."""
     with events.EventWriter(attempt.events) as writer:
-        for problem in report.problems:
-            if not problem.fatal:
-                writer.write(events.Message(level="warn", message=str(problem)))
-                print(f"warn: {problem}", flush=True)
+        for message in messages:
+            writer.write(events.Message(level="warn", message=message))
+            print(f"warn: {message}", flush=True)
 
 
 def _failure(error: Exception, *, job: JobDir) -> ExitRecord | None:
@@ -153,6 +162,8 @@ def _reason(error: Exception) -> str | None:
         case OutageError():
             return None  # the next attempt may find the network mended
         case torch.OutOfMemoryError() | MemoryError():
+            return "out_of_memory"
+        case RuntimeError() | OSError() if _NO_MEMORY.search(str(error)):
             return "out_of_memory"
         case dist.DistError() | fence.Fenced():
             return None

@@ -1,13 +1,13 @@
 """Checkpoints: everything a job needs to go on as if nothing had happened.
 
     checkpoints/step-40-attempt-2/
-      checkpoint.json         step, metrics, spec, number of ranks: CheckpointRecord
+      checkpoint.json         step, metrics, spec, number of ranks, sums of the other files: CheckpointRecord
       parameters/, engine.json        model, optimizer and moving average by parameter: trainer.parameter_state
       objective.safetensors   what the objective remembers, if anything
       random-rank-0.safetensors ...   random state of each rank
 
 All ranks save; the folder is written under a hidden name and published by one rename, so what has the public name
-is whole. The position in the data needs no file of its own: the step determines it.
+is whole, and its record holds sums of what it was. The position in the data needs no file: the step determines it.
 
 Any number of ranks and any ZeRO stage can load it. With the same ranks all goes on bit by bit; with others, sums are
 taken in another order, and what a rank draws at random for itself (dropout, drop path) begins from a new seed.
@@ -15,24 +15,22 @@ taken in another order, and what a rank draws at random for itself (dropout, dro
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel
-from safetensors import SafetensorError
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 
 from trainer import fence
-from trainer.distributed import cpu_group
-from trainer.errors import DiskFullError, UnusableSpecError
+from trainer.checkpoint_room import bytes_to_save, recognising_a_full_disk, refuse_if_disk_is_full
+from trainer.checkpoint_sums import FileSum, sum_files
+from trainer.errors import UnusableSpecError
 from trainer.job_dir import CheckpointName, JobDir, write_json_atomically
 from trainer.parameter_state import load_state, save_state
 from trainer.random_state import random_state, restore_random_state
@@ -40,10 +38,9 @@ from trainer.spec import CheckpointSpec, JobSpec
 from trainer.spec_checks.batch_split import EarlierSplit
 from trainer.spec_checks.metrics import metric_named
 
-_RECORD = "checkpoint.json"
+RECORD = "checkpoint.json"
 _OBJECTIVE = "objective.safetensors"
 _OLD_LAYOUT = "deepspeed"  # a folder in DeepSpeed's own format, which only as many ranks as wrote it can load
-_SAFETY = 1.2  # of the estimated size must be free before a save begins
 
 
 class CheckpointRecord(BaseModel):
@@ -69,6 +66,8 @@ class CheckpointRecord(BaseModel):
     """The same for the blend with the starting weights, which is reported and ranks nothing."""
     spec: JobSpec
     """The job."""
+    files: dict[str, FileSum] | None = None
+    """What every other file must be, by its path in the folder; None in checkpoints of earlier versions."""
 
 
 def save(
@@ -94,16 +93,17 @@ def save(
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    _refuse_if_disk_is_full(engine, folder=job.checkpoints)
-    with _recognising_a_full_disk(partial, needed=_bytes_to_save(engine)):
+    refuse_if_disk_is_full(engine, folder=job.checkpoints)
+    with recognising_a_full_disk(partial, needed=bytes_to_save(engine)):
         save_state(engine, partial)
         save_file(random_state(), partial / f"random-rank-{rank}.safetensors")
         if rank == 0 and objective_state:
             tensors = {key: value.detach().cpu().contiguous() for key, value in objective_state.items()}
             save_file(tensors, partial / _OBJECTIVE)
         dist.barrier()
+        sums = sum_files(partial)
         if rank == 0:
-            write_json_atomically(partial / _RECORD, record)
+            write_json_atomically(partial / RECORD, record.model_copy(update={"files": sums}))
             _sync_files(partial)
             fence.require_own(job.attempt(name.attempt).path)
             shutil.rmtree(final, ignore_errors=True)
@@ -146,20 +146,20 @@ def earlier_split(job: JobDir) -> EarlierSplit | None:
 
 def read_record(folder: Path) -> CheckpointRecord:
     """The record of a published checkpoint."""
-    return CheckpointRecord.model_validate_json((folder / _RECORD).read_bytes())
+    return CheckpointRecord.model_validate_json((folder / RECORD).read_bytes())
 
 
 def add_metrics(folder: Path, *, metrics: Mapping[str, dict[str, float]]) -> None:
     """Complete the record of a checkpoint that was saved without an evaluation, by the record's field names."""
     record = read_record(folder)
-    write_json_atomically(folder / _RECORD, record.model_copy(update=dict(metrics)))
+    write_json_atomically(folder / RECORD, record.model_copy(update=dict(metrics)))
 
 
 def superseded(job: JobDir, *, spec: CheckpointSpec, metric: str) -> list[CheckpointName]:
     """The published checkpoints that the policy does not keep."""
     names = job.published_checkpoints()
     keep = set(names[-spec.keep_latest :])
-    scored = [(read_record(job.checkpoint(name)).metrics.get(metric), name) for name in names]
+    scored = [(_score(job.checkpoint(name), metric), name) for name in names]
     merit = metric_named(metric).merit
     ranked = sorted((pair for pair in scored if pair[0] is not None), key=lambda pair: merit(pair[0]), reverse=True)
     keep.update(name for _, name in ranked[: spec.keep_best])
@@ -169,7 +169,7 @@ def superseded(job: JobDir, *, spec: CheckpointSpec, metric: str) -> list[Checkp
 def best(job: JobDir, *, metric: str) -> CheckpointName | None:
     """The published checkpoint that does best in `metric`, the latest of equals; None if none has it."""
     merit = metric_named(metric).merit
-    scored = [(read_record(job.checkpoint(n)).metrics.get(metric), n.step, n) for n in job.published_checkpoints()]
+    scored = [(_score(job.checkpoint(n), metric), n.step, n) for n in job.published_checkpoints()]
     return max((s for s in scored if s[0] is not None), default=(None, 0, None), key=lambda s: (merit(s[0]), s[1]))[2]
 
 
@@ -189,6 +189,14 @@ def remove_leftovers(job: JobDir, *, before_attempt: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _score(folder: Path, metric: str) -> float | None:
+    """A record that cannot be read ranks nothing: its checkpoint is as good as lost, and the job is not."""
+    try:
+        return read_record(folder).metrics.get(metric)
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
 def _load_old_layout(engine: Any, *, folder: Path, record: CheckpointRecord) -> dict[str, torch.Tensor]:
     if record.world_size != dist.get_world_size():
         raise UnusableSpecError(
@@ -206,40 +214,6 @@ def _new_seed(record: CheckpointRecord, *, rank: int) -> int:
     """For a rank that has no past: the same whenever the same checkpoint is loaded, another one for each rank."""
     sequence = np.random.SeedSequence([record.spec.seed, record.step, dist.get_world_size(), rank])
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
-
-
-def _refuse_if_disk_is_full(engine: Any, *, folder: Path) -> None:
-    """Every rank writes its shard; what one rank lacks, all must know before any of them waits for the others."""
-    needed = _bytes_to_save(engine) * dist.get_world_size() * _SAFETY
-    folder.mkdir(parents=True, exist_ok=True)
-    lacking = torch.tensor([int(shutil.disk_usage(folder).free < needed)])
-    dist.all_reduce(lacking, group=cpu_group(), op=dist.ReduceOp.MAX)
-    if lacking.item():
-        raise DiskFullError(
-            errno.ENOSPC, f"a checkpoint needs about {needed / 2**20:.0f} MiB in {folder}, and there is less"
-        )
-
-
-@contextmanager
-def _recognising_a_full_disk(partial: Path, *, needed: int) -> Iterator[None]:
-    """Turn what a full disk makes torch, safetensors or Python raise into DiskFullError, and give the room back.
-
-    torch reports a failed write as a RuntimeError without the reason, so the free space has to tell.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        out_of_room = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(partial.parent).free < needed
-        if not out_of_room:
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
-        raise DiskFullError(errno.ENOSPC, f"no room left for a checkpoint in {partial.parent}") from error
-
-
-def _bytes_to_save(engine: Any) -> int:
-    """An upper estimate for one rank: its share of fp32 masters, two moments and the average, and of what is frozen."""
-    sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in engine.module.parameters()]
-    return sum((16 if trains else 4) * count for trains, count in sizes) // dist.get_world_size()
 
 
 def _sync_files(folder: Path) -> None:

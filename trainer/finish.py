@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dali_pipelines.manifest import Manifest
-from trainer import checkpoint, events
+from trainer import checkpoint, checkpoint_damage, events
+from trainer.distributed import agree
 from trainer.errors import UnusableSpecError
 from trainer.evaluation.during_training import Scores, evaluate_model, held_out, main_metric
 from trainer.evaluation.protocol import Protocol
@@ -21,6 +22,7 @@ from trainer.export import ModelCard, export_classifier, export_clip
 from trainer.job_dir import CheckpointName, JobDir
 from trainer.models import ClassifierModel, ClipModel
 from trainer.prompts import expand_templates
+from trainer.reporting import Reporter
 from trainer.setup import Run
 from trainer.spec import JobSpec, WiseFt
 from trainer.spec_checks.metrics import metric_named
@@ -39,13 +41,13 @@ class _Finished:
     """Where on the line of WiSE-FT, if it was followed."""
 
 
-def export_run(run: Run, *, job: JobDir) -> events.Exported:
+def export_run(run: Run, *, job: JobDir, reporter: Reporter) -> events.Exported:
     """Export the checkpoint and weights that the spec asks for into the job's `export/`. All ranks must call it.
 
     With `export.wise_ft` these weights are the far end of a line that begins where training did: its curve goes into
     the job's `wise_ft/`, and the point that was chosen is exported.
     """
-    name = _chosen_checkpoint(run, job=job)
+    name = _chosen_checkpoint(run, job=job, reporter=reporter)
     record = checkpoint.read_record(job.checkpoint(name))
     if name != job.published_checkpoints()[-1]:
         checkpoint.load(run.engine, job=job, name=name)
@@ -65,11 +67,17 @@ def export_run(run: Run, *, job: JobDir) -> events.Exported:
     )
 
 
-def _chosen_checkpoint(run: Run, *, job: JobDir) -> CheckpointName:
+def _chosen_checkpoint(run: Run, *, job: JobDir, reporter: Reporter) -> CheckpointName:
+    """The last, or the best of those that are still as they were written."""
     last = job.published_checkpoints()[-1]
-    if run.spec.export.checkpoint == "last":
+    best = agree(None if run.spec.export.checkpoint == "last" else checkpoint.best(job, metric=main_metric(run)))
+    if best is None or best == last:
         return last
-    return checkpoint.best(job, metric=main_metric(run)) or last
+    if problem := checkpoint_damage.damage(job, best):
+        told = checkpoint_damage.set_aside(job, best, problem=problem)
+        reporter.write(events.Message(level="warn", message=told))
+        return _chosen_checkpoint(run, job=job, reporter=reporter)
+    return best
 
 
 def _finish(run: Run, weights: dict[str, Tensor], *, metrics: Mapping[str, float], job: JobDir) -> _Finished:

@@ -92,7 +92,7 @@ def train(
                     return _ended("interrupted", "signal", f"stopped at step {step}: {stop.reason}", step=step)
 
         reporter.write(events.Stage(stage="exporting"))
-        reporter.write(export_run(run, job=job))
+        reporter.write(export_run(run, job=job, reporter=reporter))
         run.bad_samples.report(reporter, bounded=False)  # what was found since; the model is there
         return _ended("succeeded", "completed", f"finished after {step} steps", step=step)
 

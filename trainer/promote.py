@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from dali_pipelines.manifest import Manifest
-from trainer import checkpoint
+from trainer import checkpoint, checkpoint_damage
 from trainer.errors import TrainingError, UnusableSpecError
 from trainer.finish import write_export
 from trainer.job_dir import CheckpointName, JobDir, PromotionResult, write_json_atomically
@@ -26,11 +26,13 @@ def promote(job: JobDir, name: CheckpointName, *, into: Path) -> PromotionResult
 
     Raises:
         UnusableSpecError: the checkpoint is gone, or in a layout that only a training run can read.
+        UnusableDataError: it is damaged; the text names the file.
     """
     folder = job.checkpoint(name)
     if not (folder / "parameters").is_dir():
         reason = "is in the layout of an earlier version" if folder.is_dir() else "is not there any more"
         raise UnusableSpecError(f"checkpoint {name} {reason}")
+    checkpoint_damage.require_whole(job, name)
     spec, record = job.read_spec(), checkpoint.read_record(folder)
     held_out = job.manifest("validation")
     train = Manifest.load(job.manifest("train"))

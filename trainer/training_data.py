@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dali_pipelines.loader import TrainLoader
-from dali_pipelines.manifest import Manifest
+from dali_pipelines.manifest import EarlierLayoutError, Manifest
 from dali_pipelines.sampler import Sampler
 from dali_pipelines.shares import groups_of
 from dali_pipelines.sources import DataError
@@ -31,10 +31,15 @@ def load_manifests(spec: JobSpec, *, job: JobDir) -> dict[str, Manifest]:
     """The manifests that preflight left in the job folder, with what they need of the local cache.
 
     Raises:
-        UnusableDataError: images that had been unpacked into the cache cannot be had again.
+        UnusableDataError: images that had been unpacked into the cache cannot be had again, or an earlier version
+            looked at the data.
     """
     cache = open_cache(spec.data.cache)
-    manifests = {name: Manifest.load(job.manifest(name)) for name in dataset_names(spec)}
+    try:
+        manifests = {name: Manifest.load(job.manifest(name)) for name in dataset_names(spec)}
+    except EarlierLayoutError as error:
+        folder = job.preflight_report.parent
+        raise UnusableDataError(f"{error}; remove {folder}, so that the data are looked at again") from error
     for name, manifest in manifests.items():
         try:
             keep_unpacked(_source_of(spec, name), manifest, cache=cache, seed=spec.seed)

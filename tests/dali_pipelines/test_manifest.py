@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from dali_pipelines.manifest import Manifest
+from dali_pipelines.manifest import EarlierLayoutError, Manifest
 from dali_pipelines.storage import Location
 
 
@@ -135,6 +136,15 @@ def test_one_folder_in_two_sources_is_one_root():
     assert together.roots == ("/images",)
     assert together.class_names == ("cat", "dog")
     assert together.labels.tolist() == [1, 0, -1, 0, 1, -1]
+
+
+def test_a_manifest_of_an_earlier_version_is_refused_by_name(tmp_path):
+    path = tmp_path / "train.arrow"
+    table = pa.table({"path": ["a.jpg"]}).replace_schema_metadata({"class_names": "[]"})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(EarlierLayoutError, match=r"train.arrow was written by an earlier version, and lacks .*roots"):
+        Manifest.load(path)
 
 
 def test_a_saved_mixture_loads_equal(tmp_path):

@@ -1,12 +1,14 @@
-"""How an attempt tells what was found in its data."""
+"""How an attempt tells what was found in its data, and why it ended."""
 
+import errno
 import shutil
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from trainer import events
-from trainer.attempt import _require_good_data
+from trainer.attempt import _reason, _require_good_data
 from trainer.errors import UnusableDataError
 from trainer.job_dir import JobDir
 from trainer.spec import JobSpec
@@ -47,3 +49,25 @@ def test_what_cannot_be_used_is_named_with_its_field(job, digits):
     spec = spec_of(digits / "train", evaluate={"x": "/nowhere"})
     with pytest.raises(UnusableDataError, match=r"^data.evaluate.x.path: .*/nowhere"):
         _require_good_data(spec, job=job, attempt=job.attempt(1))
+
+
+def test_a_real_lack_of_memory_on_the_cpu_is_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**46)
+    assert _reason(caught.value) == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2): out of memory"), "out_of_memory"),
+        (RuntimeError("std::bad_alloc"), "out_of_memory"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
+        (OSError(errno.EIO, "Input/output error"), "error"),
+        (UnusableDataError("no images"), "bad_data"),
+    ],
+)
+def test_an_end_has_the_reason_of_its_error(error, reason):
+    assert _reason(error) == reason

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer import checkpoint
+from trainer.checkpoint_room import recognising_a_full_disk
 from trainer.errors import DiskFullError
 from trainer.job_dir import CheckpointName, JobDir, write_json_atomically
 from trainer.resolve import resolve
@@ -34,7 +35,7 @@ def test_a_disk_that_fills_while_saving_is_recognised_and_gets_its_room_back(tmp
     partial.mkdir()
     with (
         pytest.raises(DiskFullError, match="no room left") as caught,
-        checkpoint._recognising_a_full_disk(partial, needed=2**24),
+        recognising_a_full_disk(partial, needed=2**24),
     ):
         save(partial)
     assert caught.value.errno == errno.ENOSPC
@@ -42,7 +43,7 @@ def test_a_disk_that_fills_while_saving_is_recognised_and_gets_its_room_back(tmp
 
 
 def test_other_failures_keep_their_own_words(tmp_path):
-    with pytest.raises(RuntimeError, match="something else"), checkpoint._recognising_a_full_disk(tmp_path, needed=1):
+    with pytest.raises(RuntimeError, match="something else"), recognising_a_full_disk(tmp_path, needed=1):
         raise RuntimeError("something else")
 
 

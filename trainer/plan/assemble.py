@@ -17,7 +17,7 @@ from trainer.optim import parameter_groups
 from trainer.plan import compute
 from trainer.plan.activations import activation_bytes, tower_activations
 from trainer.plan.dataset import TrainingData, training_data
-from trainer.plan.memory import memory_by_stage
+from trainer.plan.memory import Load, input_bytes, memory_by_stage
 from trainer.schedules import Schedule, build_schedule, peak_lr
 from trainer.spec import ContrastiveObjective, JobSpec, ScheduleSpec
 from trainer.spec.sources import describe
@@ -238,6 +238,7 @@ def _memory(
     parameters: Mapping[str, int],
 ) -> dict[str, Any]:
     """Memory of each device by ZeRO stage, and activations by micro-batch. Uses the model up."""
+    image_size = model.preprocess.image_size
     used = [name for name in ("image", "text") if name in towers]
     kept = tower_activations(model, spec=spec, towers=used)
     fixed_texts = round(towers["text"].inputs_per_image * micro_size) if _embeds_all_classes(spec) else None
@@ -253,8 +254,17 @@ def _memory(
         "micro_size": micro_size,
         "precision": spec.parallel.precision,
         "zero_stage": spec.parallel.zero_stage,
+        "image_size": image_size,
         "stages": memory_by_stage(
-            spec, trained=trained, frozen=total - trained, devices=devices, activations=activations(micro_size)
+            spec,
+            Load(
+                trained=trained,
+                frozen=total - trained,
+                devices=devices,
+                activations=activations(micro_size),
+                inputs=input_bytes(spec, micro_size=micro_size, image_size=image_size),
+                accumulation=spec.batch.global_size // (devices * micro_size),
+            ),
         ),
         "activations": {str(size): activations(size) for size in _micro_sizes(spec.batch.global_size, micro_size)},
     }

@@ -1,10 +1,10 @@
 import pytest
 
-from trainer.plan.memory import memory_by_stage, optimizer_bytes
+from trainer.plan.memory import Load, input_bytes, memory_by_stage, optimizer_bytes
 from trainer.spec import JobSpec
 
 
-def stages(*, trained=1000, frozen=0, devices=4, activations=0, optim=None, objective=None, **parallel):
+def stages(*, optim=None, objective=None, load=None, trained=1000, frozen=0, devices=4, activations=0, **parallel):
     spec = JobSpec.model_validate(
         {
             "model": "ViT-B-32",
@@ -13,13 +13,15 @@ def stages(*, trained=1000, frozen=0, devices=4, activations=0, optim=None, obje
             "parallel": parallel,
         }
     )
-    return memory_by_stage(spec, trained=trained, frozen=frozen, devices=devices, activations=activations)
+    sizes = {"trained": trained, "frozen": frozen, "devices": devices, "activations": activations, **(load or {})}
+    return memory_by_stage(spec, Load(**sizes))
 
 
 def test_the_example_of_the_zero_paper():
     """Figure 1 of https://arxiv.org/abs/1910.02054: 7.5 billion parameters on 64 devices, mixed-precision Adam."""
     found = stages(trained=7_500_000_000, devices=64, precision="fp16", zero_stage=1)
-    assert [round(found[stage]["total"] / 1e9, 1) for stage in "123"] == [31.4, 16.6, 1.9]
+    of_model = [sum(found[stage][part] for part in ("weights", "gradients", "optimizer")) for stage in "123"]
+    assert [round(size / 1e9, 1) for size in of_model] == [31.4, 16.6, 1.9]
 
 
 def test_full_precision_without_zero_keeps_weights_gradients_and_two_moments():
@@ -80,3 +82,34 @@ def test_what_is_offloaded_leaves_the_device_where_the_stage_allows_it():
 
 def test_activations_are_the_same_in_every_stage():
     assert {row["activations"] for row in stages(activations=77).values()} == {77}
+
+
+def test_a_single_device_has_nothing_to_shard():
+    found = stages(devices=1, precision="amp_bf16")
+    assert found["0"] == found["1"] == found["2"]
+    assert found["3"]["optimizer"] == 12_000
+    offloaded = stages(devices=1, precision="amp_bf16", zero_stage=1, offload_optimizer="cpu")
+    assert offloaded["1"]["host"] == 12_000
+
+
+def test_activations_give_way_to_gradients_within_one_micro_batch():
+    kept = 4000 + 8000
+    few, many = (stages(precision="fp32", activations=size)["0"]["total"] for size in (100, 9000))
+    assert (few - kept, many - kept) == (4000, 9000)
+    accumulating = stages(precision="fp32", activations=9000, load={"accumulation": 2})["0"]
+    assert accumulating["total"] - kept == 4000 + 9000
+
+
+def test_deepspeeds_buffers_hold_what_a_stage_would_save_of_a_small_model():
+    found = stages(precision="fp32", frozen=9000)
+    assert [found[stage]["buffers"] for stage in "0123"] == [0, 1000, 4000, 4000 + 40_000]
+    large = stages(trained=10**9, precision="bf16", devices=8)
+    assert [large[stage]["buffers"] for stage in "123"] == [2 * 10**9 // 8, 10**9, 10**9 + 2 * 10**9]
+
+
+def test_images_ahead_are_counted_with_the_batch_in_use():
+    spec = JobSpec.model_validate({"model": "ViT-B-32", "data": {"decoder": {"prefetch_batches": 3}}})
+    inputs = input_bytes(spec, micro_size=8, image_size=224)
+    assert inputs == 4 * 8 * 3 * 224 * 224 * 4
+    plain, ahead = stages()["0"], stages(load={"inputs": inputs})["0"]
+    assert (ahead["inputs"], ahead["total"] - plain["total"]) == (inputs, inputs)
