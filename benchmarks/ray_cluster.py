@@ -31,10 +31,12 @@ class RayCluster:
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         mode = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment = kept | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"} | (mode if token else {"RAY_AUTH_MODE": "disabled"})
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_health_check_period_ms": "1000"}
+        self.environment = kept | quiet | (mode if token else {"RAY_AUTH_MODE": "disabled"})
 
     def start(self, *, num_nodes: int = 2, cpus: int = 2) -> None:
-        """Start the head, then `num_nodes` nodes named `1`, `2` and so on."""
+        """Start the head, then `num_nodes` nodes named `1`, `2` and so on; one by one: several at once run into Ray's
+        own time limits on a busy machine."""
         self.start_head()
         for number in range(num_nodes):
             self.start_node(str(number + 1), cpus=cpus)
@@ -53,6 +55,8 @@ class RayCluster:
     def kill_node(self, name: str) -> None:
         """kill -9 everything of a node, as a power cut does. What its actors have started is left to itself."""
         process = self._nodes.pop(name)
+        if process.poll() is not None:
+            return
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         of_ray = [member for member in family if not _is_of_attune(member)]
         for member in of_ray:
@@ -81,7 +85,7 @@ class RayCluster:
             )
 
     def _await(self, name: str) -> None:
-        log, deadline = self._logs / f"{name}.log", time.monotonic() + 60
+        log, deadline = self._logs / f"{name}.log", time.monotonic() + 120
         while "Ray runtime started" not in (text := log.read_text()):
             assert self._nodes[name].poll() is None, text
             assert time.monotonic() < deadline, f"Ray node {name} did not start: {text}"
