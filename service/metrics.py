@@ -126,10 +126,15 @@ class JobCollector(Collector):
             field: GaugeMetricFamily(name, documentation, labels=["job"])
             for field, (name, documentation) in _STEP_GAUGES.items()
         }
+        step_s = GaugeMetricFamily(
+            "attune_training_step_seconds", "Seconds that an optimizer step of a job takes", labels=["job"]
+        )
         for job in self._store.jobs.with_status(JobStatus.RUNNING):
             event = self._store.events.latest_metrics(job.id)
             if event is None or event.data is None:
                 continue
             for field, family in families.items():
                 family.add_metric([job.id], event.data[field])
-        return families.values()
+            if event.data["images_per_s"]:
+                step_s.add_metric([job.id], job.spec["batch"]["global_size"] / event.data["images_per_s"])
+        return [*families.values(), step_s]

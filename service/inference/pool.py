@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from service.inference.worker_process import Worker
+from service.inference.worker_process import Worker, WorkerDied
 from service.settings import Settings
 from service.store.records import ModelRecord
 
 logger = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-m", "service.inference.worker")
+PROBE_AGE_S = 60.0
+"""For how long it is believed that a worker process can be started: starting one costs a fraction of a second."""
+_PING_S = 2.0
 
 
 class Pool:
@@ -34,6 +38,7 @@ class Pool:
         self._changed = asyncio.Condition()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._closings: set[asyncio.Task[None]] = set()
+        self._probed_at = -math.inf
 
     @property
     def workers(self) -> dict[str, Worker]:
@@ -54,6 +59,46 @@ class Pool:
             yield worker
         finally:
             await self._give_back(worker)
+
+    async def look(self) -> list[str]:
+        """Why models cannot be asked, a sentence for each reason: a loaded one gives no sign of life, or, where none is
+        loaded or one has died, no worker process can be started."""
+        workers = [worker for worker in self._workers.values() if worker.ready.done()]
+        looks = await asyncio.gather(*(self._silence(worker) for worker in workers))
+        silent = [why for why in looks if why is not None]
+        someone_answers = any(not worker.is_dead for worker in workers)
+        if not silent and not someone_answers and time.monotonic() > self._probed_at + PROBE_AGE_S:
+            await self._probe()
+            self._probed_at = time.monotonic()
+        return silent
+
+    async def _silence(self, worker: Worker) -> str | None:
+        """Why a loaded model does not answer. One that is dead does, by another process that the next lease starts."""
+        if worker.is_dead:
+            self._probed_at = -math.inf
+            return None
+        try:
+            answers = await worker.answers_ping(timeout_s=_PING_S)
+        except WorkerDied:
+            self._probed_at = -math.inf
+            return None
+        return None if answers else f"process {worker.pid} of model {worker.model.id!r} gave no sign for {_PING_S:g} s"
+
+    async def _probe(self) -> None:
+        """Start a worker process without a model, and end it.
+
+        Raises:
+            WorkerDied: it cannot be started.
+            LoadFailed: what it needs is not installed.
+        """
+        nothing = ModelRecord(id="probe", task="clip", path="", created_at=0.0)
+        worker = Worker(nothing, self._settings, self._command, probe=True)
+        try:
+            await asyncio.shield(worker.ready)
+            if not await worker.answers_ping(timeout_s=_PING_S):
+                raise WorkerDied(f"the worker process gave no sign for {_PING_S:g} s")
+        finally:
+            await worker.close(grace_s=1.0)
 
     async def close(self) -> None:
         """End all workers."""

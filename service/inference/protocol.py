@@ -124,6 +124,20 @@ def unpack_answers(frame: dict[str, Any]) -> tuple[list[Answer], Timings]:
     return answers, Timings(**frame["timings"])
 
 
+PING: dict[str, Any] = {"ping": True}
+PONG: dict[str, Any] = {"pong": True}
+
+
+def is_ping(frame: dict[str, Any]) -> bool:
+    """Whether a frame asks for a sign of life rather than for answers."""
+    return "ping" in frame
+
+
+def is_pong(frame: dict[str, Any]) -> bool:
+    """Whether a frame is that sign of life."""
+    return "pong" in frame
+
+
 def encode(frame: dict[str, Any]) -> bytes:
     """Bytes of a frame, length first."""
     body: bytes = msgpack.packb(frame)

@@ -1,15 +1,18 @@
 """The inference process: loads one exported model and answers batches of questions about images and texts.
 
     python -m service.inference.worker --socket DESCRIPTOR --folder EXPORT [--device auto] [--max-batch-size 32]
+    python -m service.inference.worker --socket DESCRIPTOR --probe
 
 The control plane starts it with one end of a socket pair (`protocol` says what is spoken) and collects its output in
 a log file. When the other end closes, in whatever way, the process ends at once, in the middle of a batch if need be.
-torch is imported by `predictor` alone, once somebody listens for that end.
+torch is imported by `predictor` alone, once somebody listens for that end. With `--probe` no model is loaded: the
+process only shows that it can be started and answers pings.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 import queue
@@ -21,12 +24,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from service.inference.protocol import (
+    PONG,
     Answer,
     Head,
     Problem,
     Question,
     Timings,
     encode,
+    is_ping,
     pack_answers,
     receive_frame,
     unpack_batch,
@@ -48,6 +53,26 @@ class Answering(Protocol):
         """Whether the device still works after a failure."""
 
 
+class Probe:
+    """Stands for a model in a process that is only started to see that it can be."""
+
+    def __init__(self) -> None:
+        if missing := [name for name in ("torch", "open_clip", "timm") if importlib.util.find_spec(name) is None]:
+            raise ModuleNotFoundError(f"{', '.join(missing)} cannot be imported")
+
+    def answer(self, questions: Sequence[Question], heads: dict[str, Head]) -> tuple[list[Answer], Timings]:
+        """There is no model to ask."""
+        raise NotImplementedError
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Never."""
+        return False
+
+    def is_usable(self) -> bool:
+        """Always."""
+        return True
+
+
 def serve(connection: socket.socket, *, load: Callable[[], Answering]) -> int:
     """Load the model, then answer until the other side goes away, which ends the process. Returns an exit code."""
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -61,7 +86,11 @@ def serve(connection: socket.socket, *, load: Callable[[], Answering]) -> int:
         return 1
     connection.sendall(encode({"ready": {"pid": os.getpid()}}))
     while True:
-        questions, heads = unpack_batch(inbox.get())
+        frame = inbox.get()
+        if is_ping(frame):
+            connection.sendall(encode(PONG))
+            continue
+        questions, heads = unpack_batch(frame)
         answers, timings = answer_batch(predictor, questions, heads)
         connection.sendall(encode(pack_answers(answers, timings)))
         if not predictor.is_usable():
@@ -109,13 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, load, serve."""
     parser = argparse.ArgumentParser(description="Answers the control plane's questions to one exported model.")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of a connected stream socket")
-    parser.add_argument("--folder", type=Path, required=True, help="an export, in open_clip's or timm's layout")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--folder", type=Path, help="an export, in open_clip's or timm's layout")
+    what.add_argument("--probe", action="store_true", help="load nothing; only show that a worker can be started")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     parser.add_argument("--max-batch-size", type=int, default=32, help="most images in one batch")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def load() -> Answering:
+        if options.probe:
+            return Probe()
         from service.inference.predictor import Predictor
 
         return Predictor(options.folder, device=options.device, max_batch_size=options.max_batch_size)

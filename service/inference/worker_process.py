@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.inference.protocol import encode, read_frame
+from service.inference.protocol import PING, encode, is_pong, read_frame
 from service.settings import Settings
 from service.store.records import ModelRecord
 
 logger = logging.getLogger(__name__)
 
+PROBE_OPTION = "--probe"
 _EXIT_GRACE_S = 5.0
 
 
@@ -34,8 +35,10 @@ class LoadFailed(Exception):
 class Worker:
     """A worker process and the stream to it."""
 
-    def __init__(self, model: ModelRecord, settings: Settings, command: Sequence[str]) -> None:
+    def __init__(self, model: ModelRecord, settings: Settings, command: Sequence[str], *, probe: bool = False) -> None:
+        """`probe`: load nothing; the process only shows that it can be started."""
         self.model = model
+        self._what = PROBE_OPTION if probe else f"--folder={model.path}"
         self.load_s: float | None = None
         """Seconds from the start of the process until the model was ready."""
         self.last_used = time.monotonic()
@@ -71,7 +74,9 @@ class Worker:
             async with self._exchange, asyncio.timeout(timeout_s):
                 self._writer.write(encode(frame))
                 await self._writer.drain()
-                return await read_frame(self._reader)
+                while is_pong(answer := await read_frame(self._reader)):
+                    pass  # of a ping that was given up
+                return answer
         except TimeoutError:
             await self.close(grace_s=0)
             raise WorkerDied(f"the worker did not answer within {timeout_s:.0f} s and was killed") from None
@@ -81,6 +86,28 @@ class Worker:
         except asyncio.CancelledError:
             await self.close(grace_s=0)  # the answer would otherwise be taken for that of the next batch
             raise
+
+    async def answers_ping(self, *, timeout_s: float) -> bool:
+        """Whether it gives a sign of life; one that works on a batch is not asked, as the batch has its own limit.
+
+        Raises:
+            WorkerDied: the process is gone.
+        """
+        if self._exchange.locked():
+            return True
+        assert self._writer is not None
+        try:
+            async with self._exchange, asyncio.timeout(timeout_s):
+                self._writer.write(encode(PING))
+                await self._writer.drain()
+                while not is_pong(await read_frame(self._reader)):
+                    pass
+        except TimeoutError:
+            return False
+        except (EOFError, OSError):
+            await self.close(grace_s=1)
+            raise WorkerDied(f"the worker process {self._describe_end()}") from None
+        return True
 
     async def close(self, *, grace_s: float = _EXIT_GRACE_S) -> None:
         """End the process and free its memory: by the end of the stream, or by force after `grace_s` seconds."""
@@ -111,7 +138,8 @@ class Worker:
             await self._end(_EXIT_GRACE_S)
             raise LoadFailed(f"model {self.model.id!r} cannot be loaded: {greeting['failed']}")
         self.load_s = time.monotonic() - started
-        logger.info("model %s is ready after %.1f s in process %s", self.model.id, self.load_s, self.pid)
+        level = logging.DEBUG if self._what == PROBE_OPTION else logging.INFO
+        logger.log(level, "model %s is ready after %.1f s in process %s", self.model.id, self.load_s, self.pid)
 
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
@@ -120,7 +148,7 @@ class Worker:
             with theirs, log_path(self._settings, self.model).open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *self._command,
-                    *worker_arguments(self.model, self._settings, theirs.fileno()),
+                    *worker_arguments(self._what, self._settings, theirs.fileno()),
                     stdin=DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -152,11 +180,11 @@ class Worker:
         return f"{how}; its log is {log_path(self._settings, self.model)}"
 
 
-def worker_arguments(model: ModelRecord, settings: Settings, descriptor: int) -> list[str]:
+def worker_arguments(what: str, settings: Settings, descriptor: int) -> list[str]:
     """What a worker's command line ends with."""
     return [
         f"--socket={descriptor}",
-        f"--folder={model.path}",
+        what,
         f"--device={settings.inference_device}",
         f"--max-batch-size={settings.inference_max_batch_size}",
     ]

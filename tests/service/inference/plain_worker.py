@@ -68,6 +68,6 @@ def load(folder: str) -> Obedient:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", type=int)
-    parser.add_argument("--folder")
+    parser.add_argument("--folder", default="")
     options, _ = parser.parse_known_args()
     sys.exit(serve(socket.socket(fileno=options.socket), load=lambda: load(options.folder)))

@@ -31,6 +31,10 @@ def test_jobs_attempts_devices_and_training_are_told(world: Any) -> None:
     assert told["attune_attempts_ended_total", "completed"] == 1
     assert told["attune_attempts_ended_total", "crashed"] == 0
     assert told["attune_training_images_per_second", running.id] == 50
+    assert told["attune_training_step_seconds", running.id] == running.spec["batch"]["global_size"] / 50
+    assert told["attune_project_queue_depth", "default"] == 1
+    assert 0 <= told["attune_project_queue_wait_seconds", "default"] < 600
+    assert told["attune_node_devices_in_use", "local"] == 1
     assert told["attune_training_data_wait_share", running.id] == 0.25
     assert told["attune_training_step", running.id] == world.steps(running)[-1]
     assert not any(waiting.id in key or done.id in key for key in told)
