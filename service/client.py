@@ -6,12 +6,15 @@ for event in client.events(job["id"]):
     print(event["message"])
 model = client.job(job["id"])["fine_tuned_model"]
 client.zero_shot(model, [Path("rose.jpg")], ["rose", "tulip"])
+
+The key of a service that asks for one is `api_key`, or what `ATTUNE_API_KEY` holds.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +26,7 @@ from urllib.parse import quote
 import httpx
 from httpx_sse import EventSource, connect_sse
 
-from service.client_errors import ApiError, ConnectionFailed, ServerError, error_from_response
+from service.client_errors import ApiError, BadKey, ConnectionFailed, ServerError, error_from_response
 
 Json = dict[str, Any]
 Image = Path | bytes
@@ -34,10 +37,30 @@ _RECONNECT_PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 class AttuneClient:
     """Speaks to one service. Safe to share between threads; close it, or use it in a `with` block."""
 
-    def __init__(self, base_url: str = "http://127.0.0.1:8321", *, timeout_s: float = 60.0) -> None:
-        """`timeout_s` limits each request; on streams, the silence between two signs of life."""
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8321",
+        *,
+        api_key: str | None = None,
+        project: str | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """Connects with the first request.
+
+        Args:
+            api_key: None takes `ATTUNE_API_KEY`.
+            project: where an operator acts; None takes `ATTUNE_PROJECT`, and without it the key's own.
+            timeout_s: limits each request; on streams, the silence between two signs of life.
+
+        Raises:
+            BadKey: the key or the project holds characters that cannot be sent.
+        """
         self.base_url = base_url.rstrip("/")
-        self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s)
+        key = _sendable(api_key, "ATTUNE_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if project := _sendable(project, "ATTUNE_PROJECT"):
+            headers["OpenAI-Project"] = project
+        self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, headers=headers)
 
     def close(self) -> None:
         """Close all connections."""
@@ -334,6 +357,13 @@ class _Patience:
         """Pause, a little longer each time."""
         time.sleep(_RECONNECT_PAUSES_S[min(self._tries, len(_RECONNECT_PAUSES_S) - 1)])
         self._tries += 1
+
+
+def _sendable(given: str | None, variable: str) -> str:
+    text = (os.environ.get(variable, "") if given is None else given).strip()
+    if not (text.isascii() and text.isprintable()):
+        raise BadKey(f"{variable} holds a character that is not printable ASCII: it was not copied right")
+    return text
 
 
 def _raise_for_error(response: httpx.Response) -> None:

@@ -3,6 +3,9 @@
 ApiError
   ConnectionFailed    nobody answers
   BadRequest          400, 413, 422: the request is at fault; with `problems` if a spec was
+    BadKey            the key has not been copied right; nothing was sent
+    Unauthenticated   401: no valid API key came with it
+    Forbidden         403: the key is not allowed to do this
   NotFound            404
   Conflict            409
   TooManyRequests     429, with `retry_after_s`
@@ -57,6 +60,18 @@ class BadRequest(ApiError):
     """The request is at fault."""
 
 
+class BadKey(BadRequest):
+    """The key or the project that is to be sent holds characters that cannot be."""
+
+
+class Unauthenticated(BadRequest):
+    """The service asks for an API key, and none or no valid one was sent."""
+
+
+class Forbidden(BadRequest):
+    """The key is not allowed to do this."""
+
+
 class NotFound(ApiError):
     """The thing named in the request does not exist."""
 
@@ -77,7 +92,14 @@ class Unavailable(ServerError):
     """A part of the service does not answer right now."""
 
 
-_BY_STATUS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 429: TooManyRequests, 503: Unavailable}
+_BY_STATUS: dict[int, type[ApiError]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    429: TooManyRequests,
+    503: Unavailable,
+}
 
 
 def error_from_response(status: int, content: bytes, headers: Mapping[str, str]) -> ApiError:

@@ -265,7 +265,7 @@ def _show_new(key: str, record: ApiKeyRecord, *, json: bool, replaces: str | Non
         return
     told = {"id": record.id, "project": record.project_id, "name": record.name, "role": record.role.value}
     print_fields({**told, "state": _state(record), "replaces": replaces})
-    print("This is the key; it is not shown again:")
+    print("This is the key; it is not shown again. The attune command takes it from ATTUNE_API_KEY:")
     print(key)
 
 

@@ -81,13 +81,13 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         CommandError: it failed without a word; otherwise it has said what is wrong.
     """
     # Not at the top: NVML matters to this command alone.
-    from service.launchers.base import Run
+    from service.launchers.base import Run, on_this_machine
     from service.launchers.local import LocalLauncher
 
     launcher = LocalLauncher(cpu_slots=1)
     capacity = launcher.capacity()
     with tempfile.TemporaryDirectory(prefix="attune-bench-") as folder:
-        run = Run(job_id="bench", attempt=1, job_dir=Path(folder), devices=capacity.devices[:1])
+        run = Run(job_id="bench", attempt=1, job_dir=Path(folder), placement=on_this_machine(capacity.devices[:1]))
         environment = launcher.environment(run)
         environment["CUDA_VISIBLE_DEVICES"] = str(capacity.devices[0]) if capacity.kind == "gpu" else ""
         child = subprocess.run(

@@ -48,7 +48,8 @@ def check(database_url: UrlOption = None, data_dir: DataDirOption = None, json: 
     try:
         layout = read_layout(database_url_of(database_url, data_dir))
     except CannotOpen as error:
-        raise CommandError(str(error)) from None
+        where = "; make it with: attune db upgrade, or say where it is with --data-dir or --database-url"
+        raise CommandError(f"{error}{where if database_url is None else ''}") from None
     found = {"database": layout.url, "layout": layout.revision, "needed": layout.head, **layout.num_rows}
     if json:
         print_json({**found, "up_to_date": layout.up_to_date})

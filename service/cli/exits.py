@@ -17,7 +17,7 @@ import traceback
 import typer
 
 from service.cli.output import print_error
-from service.client_errors import ApiError, BadRequest, ConnectionFailed, NotFound
+from service.client_errors import ApiError, BadRequest, ConnectionFailed, NotFound, Unauthenticated
 from trainer.job_dir import EXIT_INTERRUPTED
 from trainer.resolve import SpecError
 
@@ -56,6 +56,8 @@ def describe(error: Exception) -> tuple[str, int]:
         return str(error), error.code
     if isinstance(error, SpecError):
         return str(error), USAGE
+    if isinstance(error, Unauthenticated):
+        return f"{error.message}\nThis command sends what the environment variable ATTUNE_API_KEY holds.", USAGE
     if isinstance(error, ApiError):
         return error.message, _api_code(error)
     if isinstance(error, _UsageError):

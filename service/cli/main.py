@@ -38,6 +38,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Commands that ask a service read ATTUNE_URL, its address; ATTUNE_API_KEY, the key that it asks for; and "
+    "ATTUNE_PROJECT, where an operator acts. ATTUNE_DEBUG=1 adds tracebacks to errors.",
 )
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
@@ -15,11 +17,17 @@ from rich.table import Table
 DEFAULT_URL = "http://127.0.0.1:8321"
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON for programs instead of text for people.")]
-UrlOption = Annotated[str, typer.Option("--url", envvar="ATTUNE_URL", help="Address of the service.")]
+UrlOption = Annotated[
+    str,
+    typer.Option("--url", envvar="ATTUNE_URL", help="Address of the service. Its key is taken from ATTUNE_API_KEY."),
+]
 
-console = Console(highlight=False)
+# What is piped elsewhere must not be folded at the 80 columns that are taken where there is no terminal.
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
+_COPIED = frozenset({"id", "job", "file", "sweep"})
+"""Columns with ids, which people copy: they stay in one piece."""
 _STATUS_STYLES = {"succeeded": "green", "running": "cyan", "failed": "red", "cancelled": "yellow"}
 
 
@@ -39,10 +47,10 @@ def print_error(message: str) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Write a table on stdout; text columns fold rather than being cut."""
+    """Write a table on stdout; text columns fold rather than being cut, ids do neither."""
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in _COPIED)
     for row in rows:
         table.add_row(*(cell(value) for value in row))
     console.print(table)

@@ -123,7 +123,7 @@ def _print_groups(optimizer: dict[str, Any]) -> None:
 
 
 def _print_memory(memory: dict[str, Any]) -> None:
-    parts = ("weights", "gradients", "optimizer", "ema", "activations", "total", "host")
+    parts = ("weights", "gradients", "optimizer", "ema", "activations", "inputs", "buffers", "total", "host")
     rows = (
         (
             f"{stage} (this job)" if int(stage) == memory["zero_stage"] else stage,

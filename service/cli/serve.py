@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from service.cli.output import JsonOption, console, print_json_line
 from service.jobs.retry_rules import RetryRulesError, read_rules
 from service.settings import Settings, SettingsError, load_settings
 
+_SWITCH_S = 0.001  # how long a thread at work keeps the one that answers requests waiting; Python's default is 0.005
 _GRACE_S = 5  # event streams end with the connection; nothing else takes longer
 
 
@@ -95,6 +97,7 @@ def _run_server(settings: Settings, listening: socket.socket, *, log_level: str,
     from service.startup import StartError, open_store
 
     configure_logging(settings.log_format, level=log_level)
+    sys.setswitchinterval(_SWITCH_S)
     try:
         app = create_app(settings, store=open_store(settings))
         config = uvicorn.Config(
@@ -103,6 +106,8 @@ def _run_server(settings: Settings, listening: socket.socket, *, log_level: str,
             access_log=log_level == "debug",
             timeout_graceful_shutdown=_GRACE_S,
             server_header=False,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
         )
         # uvicorn raises the signal that stopped it once more at the end, for whoever handled it before.
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from service.files.ids import FILE_ID
+from trainer.prompts import published_class_names
 from trainer.resolve import read_spec_file, resolve, with_overrides
 from trainer.spec import JobSpec
 
@@ -21,7 +24,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change a field, such as optim.lr=1e-5; can be repeated."),
 ]
 
-_SOURCES = ("train", "validation")
+_PATH_FIELDS = frozenset({"path", "images_root", "nvme_path", "deepspeed_config"})
+_SOURCE = re.compile(r"data\.(train|validation|evaluate\.[^.]+)(\.\d+|\.sources\.\d+)?")
+_URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(?:::|://)")
 _LOCAL_MODEL = "local-dir:"
 
 
@@ -56,42 +61,30 @@ def partial_spec_for_service(spec: Path | None, recipe: str | None, overrides: l
     partial = with_overrides(read_spec_file(spec) if spec else {}, overrides or ())
     if recipe is not None:
         partial["recipe"] = recipe
-    return _with_absolute_paths(partial)
+    placed: dict[str, Any] = _with_absolute_paths(partial)
+    return placed
 
 
-def _with_absolute_paths(partial: dict[str, Any]) -> dict[str, Any]:
-    data, parallel, model = (partial.get(name) for name in ("data", "parallel", "model"))
-    made = dict(partial)
-    if isinstance(data, dict):
-        made["data"] = {name: _absolute_source(value) if name in _SOURCES else value for name, value in data.items()}
-        if isinstance(data.get("evaluate"), dict):
-            made["data"]["evaluate"] = {name: _absolute_source(value) for name, value in data["evaluate"].items()}
-    if isinstance(parallel, dict):
-        made["parallel"] = _absolute_fields(parallel, ("nvme_path", "deepspeed_config"))
-    if isinstance(model, dict):
-        made["model"] = {**model, "name": _absolute_model(model.get("name"))}
-    elif model is not None:
-        made["model"] = _absolute_model(model)
-    return made
-
-
-def _absolute_source(source: Any) -> Any:
-    """A data source in its short form, a path, or in its long one. The service refuses what is neither."""
-    if isinstance(source, dict):
-        return _absolute_fields(source, ("path", "images_root"))
-    return _absolute(source) if isinstance(source, str) else source
-
-
-def _absolute_fields(section: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    paths = {name: _absolute(section[name]) for name in names if isinstance(section.get(name), str)}
-    return {**section, **paths}
-
-
-def _absolute_model(name: Any) -> Any:
-    if isinstance(name, str) and name.startswith(_LOCAL_MODEL):
-        return _LOCAL_MODEL + _absolute(name.removeprefix(_LOCAL_MODEL))
-    return name
+def _with_absolute_paths(value: Any, field: str = "") -> Any:
+    """The same values with the paths among them taken from this folder; ids of uploaded files and URLs stay."""
+    last = field.rpartition(".")[2]
+    if isinstance(value, dict):
+        return {
+            name: _with_absolute_paths(inner, f"{field}.{name}" if field else str(name))
+            for name, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_with_absolute_paths(inner, f"{field}.{index}") for index, inner in enumerate(value)]
+    if not isinstance(value, str) or field.startswith("metadata."):
+        return value
+    if field in ("model", "model.name"):
+        local = value.startswith(_LOCAL_MODEL)
+        return _LOCAL_MODEL + _absolute(value.removeprefix(_LOCAL_MODEL)) if local else value
+    names_classes = last == "class_names" and value not in published_class_names()
+    return _absolute(value) if last in _PATH_FIELDS or _SOURCE.fullmatch(field) or names_classes else value
 
 
 def _absolute(path: str) -> str:
+    if FILE_ID.fullmatch(path) or _URL.match(path):
+        return path
     return str(Path(path).expanduser().absolute())

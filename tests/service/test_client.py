@@ -12,14 +12,19 @@ import pytest
 
 from service.client import AttuneClient
 from service.client_errors import (
+    BadKey,
     BadRequest,
     Conflict,
     ConnectionFailed,
+    Forbidden,
     NotFound,
     ServerError,
     TooManyRequests,
+    Unauthenticated,
     error_from_response,
 )
+from service.security import make_key
+from service.store.records import Role
 
 TINY = {"model": "ViT-B-32", "recipe": "flyp"}
 WHOLE_MACHINE = {"parallel": {"devices": 2}}
@@ -379,3 +384,18 @@ def test_an_answer_that_is_not_attunes_is_quoted():
     error = error_from_response(502, b"<html>bad gateway</html>", {})
     assert isinstance(error, ServerError)
     assert "bad gateway" in str(error)
+
+
+def test_the_key_of_the_environment_is_sent_and_a_broken_one_is_not(service, monkeypatch):
+    key, record = make_key(project="default", name="mine", role=Role.ADMIN)
+    service.app.state.store.keys.create(record)
+    monkeypatch.delenv("ATTUNE_API_KEY", raising=False)
+    with AttuneClient(service.url) as client, pytest.raises(Unauthenticated, match="no API key"):
+        client.models()
+    monkeypatch.setenv("ATTUNE_API_KEY", f" {key}\n")
+    with AttuneClient(service.url) as client:
+        assert client.models() == []
+    with AttuneClient(service.url, project="nobodys") as client, pytest.raises(Forbidden, match="nobodys"):
+        client.models()
+    with pytest.raises(BadKey, match="ATTUNE_API_KEY"):
+        AttuneClient(service.url, api_key="ak-ä")

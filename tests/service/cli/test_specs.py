@@ -48,6 +48,36 @@ def test_relative_paths_become_absolute_here(tmp_path: Path, monkeypatch: pytest
     }
 
 
+def test_uploaded_files_and_urls_are_no_paths_of_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uploaded = f"file-{'0a' * 12}"
+    partial = partial_spec_for_service(
+        None,
+        None,
+        [
+            f"data.train={uploaded}",
+            "data.validation=s3://bucket/held-out.csv",
+            f"data.evaluate.mixed=[{uploaded}, {{path: here, class_names: classes.txt}}, 'zip::https://example.org/x.zip']",
+            "data.evaluate.named={path: there, class_names: imagenet}",
+            "metadata.path=notes",
+        ],
+    )
+
+    assert partial["data"] == {
+        "train": uploaded,
+        "validation": "s3://bucket/held-out.csv",
+        "evaluate": {
+            "mixed": [
+                uploaded,
+                {"path": str(tmp_path / "here"), "class_names": str(tmp_path / "classes.txt")},
+                "zip::https://example.org/x.zip",
+            ],
+            "named": {"path": str(tmp_path / "there"), "class_names": "imagenet"},
+        },
+    }
+    assert partial["metadata"] == {"path": "notes"}
+
+
 @pytest.mark.parametrize("name", ["hf-hub:org/name", "ft:attune-tiny-32:two:1234", "ViT-B-32/openai"])
 def test_other_model_names_are_the_services_business(tmp_path: Path, name: str) -> None:
     path = tmp_path / "job.yaml"
