@@ -17,6 +17,8 @@ from typing import IO
 
 _CHUNK_BYTES = 1024 * 1024
 _SMALL_BYTES = 16 * _CHUNK_BYTES
+_MAX_DEPTH = 32  # what removes folders calls itself once a level
+_MAX_PATH_BYTES = 1024
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 _ENDINGS = {".zip": "zip", ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar"}
 _LITTER = frozenset({"__MACOSX", ".DS_Store"})
@@ -52,8 +54,16 @@ def is_archive(filename: str) -> bool:
     return _kind(filename) is not None
 
 
-def unpack(archive: Path, into: Path, *, limits: ArchiveLimits) -> int:
-    """Unpack `archive` into the new folder `into`, and say how many files it held.
+@dataclass(frozen=True)
+class Unpacked:
+    """What an archive held."""
+
+    num_files: int
+    num_bytes: int
+
+
+def unpack(archive: Path, into: Path, *, limits: ArchiveLimits) -> Unpacked:
+    """Unpack `archive` into the new folder `into`.
 
     Raises:
         ArchiveError: it is broken, encrypted or too large, or holds a link, a device or a name that leads elsewhere.
@@ -75,7 +85,7 @@ def unpack(archive: Path, into: Path, *, limits: ArchiveLimits) -> int:
         raise ArchiveError(f"the archive is broken or of a kind that is not read: {error}") from None
     if count == 0:
         raise ArchiveError("the archive is empty")
-    return count
+    return Unpacked(count, used)
 
 
 def _kind(filename: str) -> str | None:
@@ -118,6 +128,9 @@ def _target(name: str, into: Path) -> Path | None:
     elsewhere = path.is_absolute() or ".." in parts or "\0" in name or "\\" in name or parts[:1] == ("~",)
     if elsewhere or any(len(part.encode(errors="surrogateescape")) > 255 for part in parts):
         raise ArchiveError(f"the archive holds the name {name[:200]!r}, which leads out of its folder or is no name")
+    if len(parts) > _MAX_DEPTH or len(name.encode(errors="surrogateescape")) > _MAX_PATH_BYTES:
+        limits = f"{_MAX_DEPTH} folders deep and {_MAX_PATH_BYTES} bytes long"
+        raise ArchiveError(f"the archive holds the name {name[:80]!r}...; names may be {limits}")
     if not parts or _LITTER.intersection(parts) or parts[-1].startswith("._"):
         return None
     return into.joinpath(*parts)

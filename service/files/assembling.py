@@ -4,6 +4,7 @@ together in the order that it names, and checks the sum."""
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ class UploadAssembler:
             PayloadTooLarge: the project has no room for it.
         """
         self._library.refuse_without_room(record.project_id, record.num_bytes)
-        self._folder(record).mkdir(parents=True)
+        # It may be there: the same request came before, and its service died.
+        self._folder(record).mkdir(parents=True, exist_ok=True)
         return self._store.uploads.create(record)
 
     def part_path(self, upload: UploadRecord, part_id: str) -> Path:
@@ -84,7 +86,14 @@ class UploadAssembler:
         file_id = new_id("file")
         with storage.receiving(file_id, project=upload.project_id) as partial:
             sha256 = _join([Path(part.path) for part in parts], partial / "received", md5=md5)
-            file = self._library.prepare(file_id, partial, sent=sent, num_bytes=upload.num_bytes, sha256=sha256)
+            file = self._library.prepare(
+                file_id,
+                partial,
+                sent=sent,
+                num_bytes=upload.num_bytes,
+                sha256=sha256,
+                kept_free=upload.num_bytes,
+            )
         completed = self._store.uploads.complete(upload.id, file=file)
         if completed is None:
             storage.remove(file_id, project=upload.project_id)
@@ -148,6 +157,8 @@ def _join(parts: Sequence[Path], into: Path, *, md5: str | None) -> str:
                     target.write(chunk)
                     whole.update(chunk)
                     check.update(chunk)
+        target.flush()
+        os.fsync(target.fileno())  # the row that tells of it is
     if md5 is not None and md5.lower() != check.hexdigest():
         message = f"the MD5 of what arrived is {check.hexdigest()}, not {md5}"
         raise InvalidRequest(message, param="md5", code="checksum_mismatch")

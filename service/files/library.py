@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from service.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge
-from service.files.archives import ArchiveError, ArchiveLimits, is_archive, unpack
+from service.files.archives import ArchiveError, ArchiveLimits, Unpacked, is_archive
 from service.files.ids import FILE_ID
 from service.files.storage import FileStorage, content_path, data_path, unpacked_folder
+from service.files.unpacking import unpack_apart
 from service.settings import Settings
 from service.store.records import TERMINAL, FileRecord, JobStatus
 from service.store.store import Store
@@ -43,10 +44,15 @@ class FileLibrary:
         self._store = store
         self._limits = ArchiveLimits(settings.max_archive_files, settings.max_unpacked_bytes, settings.max_unpack_ratio)
 
-    def prepare(self, id: str, partial: Path, *, sent: Announcement, num_bytes: int, sha256: str) -> FileRecord:
+    def prepare(
+        self, id: str, partial: Path, *, sent: Announcement, num_bytes: int, sha256: str, kept_free: int = 0
+    ) -> FileRecord:
         """Make a file of the bytes at `partial/received`: name it, unpack an archive, publish the folder.
 
         Its record is not stored yet.
+
+        Args:
+            kept_free: bytes that the project's quota counts for it already.
 
         Raises:
             InvalidRequest: it is empty, or an archive that is not unpacked; what is there of it is left to the caller.
@@ -54,15 +60,15 @@ class FileLibrary:
         """
         if num_bytes == 0:
             raise InvalidRequest("the file is empty", param="file", code="invalid_file")
-        self.refuse_without_room(sent.project, num_bytes)
+        self.refuse_without_room(sent.project, num_bytes - kept_free)
         content = content_path(partial, check_name(sent.filename))
         content.parent.mkdir()
         (partial / "received").rename(content)
-        if is_archive(sent.filename):
-            try:
-                unpack(content, unpacked_folder(content), limits=self._limits)
-            except ArchiveError as error:
-                raise InvalidRequest(f"{sent.filename}: {error}", param="file", code="invalid_file") from None
+        room = self._room(sent.project)
+        limit = None if room is None else room - num_bytes + kept_free
+        unpacked = self._unpack(content, sent, limit=limit) if is_archive(sent.filename) else Unpacked(0, 0)
+        if unpacked.num_files:
+            os.sync()  # cheaper than each of a million files for itself
         folder = self.storage.publish(partial)
         now = time.time()
         return FileRecord(
@@ -72,11 +78,19 @@ class FileLibrary:
             purpose=sent.purpose,
             status="processed",
             num_bytes=num_bytes,
+            unpacked_bytes=unpacked.num_bytes,
             sha256=sha256,
             path=str(folder / content.relative_to(partial)),
             created_at=now,
             expires_at=None if sent.lifetime_s is None else now + sent.lifetime_s,
         )
+
+    def _unpack(self, content: Path, sent: Announcement, *, limit: int | None) -> Unpacked:
+        limits = self._limits if limit is None else replace(self._limits, max_bytes=min(self._limits.max_bytes, limit))
+        try:
+            return unpack_apart(content, unpacked_folder(content), limits=limits)
+        except ArchiveError as error:
+            raise InvalidRequest(f"{sent.filename}: {error}", param="file", code="invalid_file") from None
 
     def find(self, id: str, *, project: str) -> FileRecord:
         """The file.
@@ -95,19 +109,34 @@ class FileLibrary:
         Raises:
             Conflict: a job that has not ended reads it.
         """
-        folder = str(self.storage.folder(record.id, project=record.project_id))
-        for job in self._store.jobs.with_status(*(status for status in JobStatus if status not in TERMINAL)):
-            if job.project_id == record.project_id and folder in json.dumps(job.spec):
-                raise Conflict(f"job {job.id} reads file {record.id} and has not ended; cancel it first")
+        reader = self._reader(record)
+        if reader is not None:
+            raise Conflict(f"job {reader} reads file {record.id} and has not ended; cancel it first")
         self._forget(record)
 
     def remove_expired(self) -> None:
-        """Remove files and uploads whose time is up."""
+        """Remove files and uploads whose time is up, but for files that a job still reads, and what nobody knows."""
         for file in self._store.files.expired():
-            self._forget(file)
+            if self._reader(file) is None:
+                self._forget(file)
         for upload in self._store.uploads.expire():
             self.storage.remove(upload.id, project=upload.project_id)
-        self.storage.remove_leftovers(older_than_s=_LEFTOVER_AGE_S)
+        self.storage.remove_leftovers(older_than_s=_LEFTOVER_AGE_S, is_known=self._is_known)
+
+    def _is_known(self, id: str) -> bool:
+        """Whether the folder of a file or an upload is needed: a service may die between its bytes and its row."""
+        if FILE_ID.fullmatch(id):
+            return self._store.files.exists(id)
+        upload = self._store.uploads.get(id)
+        return upload is not None and upload.status == "pending"
+
+    def _reader(self, record: FileRecord) -> str | None:
+        """A job that has not ended and reads the file, or None."""
+        folder = str(self.storage.folder(record.id, project=record.project_id))
+        for job in self._store.jobs.with_status(*(status for status in JobStatus if status not in TERMINAL)):
+            if job.project_id == record.project_id and any(folder in text for text in _texts_in(job.spec)):
+                return job.id
+        return None
 
     def refuse_without_room(self, project: str, num_bytes: int) -> None:
         """Refuse a file that the project's quota or the disk has no room for.
@@ -115,19 +144,23 @@ class FileLibrary:
         Raises:
             PayloadTooLarge: saying how much there is.
         """
-        owner = self._store.projects.get(project)
-        if owner is not None and owner.max_disk_bytes is not None:
-            used = self._store.files.num_bytes(project=project)
-            if used + num_bytes > owner.max_disk_bytes:
-                raise PayloadTooLarge(
-                    f"the files of project {project!r} would come to {used + num_bytes} bytes; "
-                    f"it may keep {owner.max_disk_bytes}",
-                    code="quota_exceeded",
-                )
+        room = self._room(project)
+        if room is not None and num_bytes > room:
+            raise PayloadTooLarge(
+                f"the file has {num_bytes} bytes, and the quota of project {project!r} leaves {max(0, room)}",
+                code="quota_exceeded",
+            )
         self.storage.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.storage.root).free
         if num_bytes > free:
             raise PayloadTooLarge(f"the file has {num_bytes} bytes, and the disk has room for {free}", code="disk_full")
+
+    def _room(self, project: str) -> int | None:
+        """Bytes that a project's quota leaves for files; None without a quota."""
+        owner = self._store.projects.get(project)
+        if owner is None or owner.max_disk_bytes is None:
+            return None
+        return owner.max_disk_bytes - self._store.files.num_bytes(project=project)
 
     def with_paths(self, partial_spec: Mapping[str, Any], *, project: str) -> dict[str, Any]:
         """A partial spec whose data name paths where they named files by id (`file-...`).
@@ -156,6 +189,17 @@ class FileLibrary:
     def _forget(self, record: FileRecord) -> None:
         self._store.files.delete(record.id)
         self.storage.remove(record.id, project=record.project_id)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def check_name(filename: str) -> str:

@@ -10,10 +10,11 @@ whole.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,8 +47,11 @@ class FileStorage:
             raise
 
     def publish(self, partial: Path) -> Path:
-        """Give a hidden folder its public name."""
-        return partial.rename(partial.with_name(partial.name.removeprefix(".")))
+        """Give a hidden folder its public name, which it keeps through a power cut."""
+        _sync_folder(partial)
+        public = partial.rename(partial.with_name(partial.name.removeprefix(".")))
+        _sync_folder(public.parent)
+        return public
 
     def remove(self, id: str, *, project: str) -> None:
         """Remove the folder of a file or an upload: hidden first, so that nobody finds half of it."""
@@ -57,17 +61,33 @@ class FileStorage:
             folder.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
-    def remove_leftovers(self, *, older_than_s: float) -> None:
-        """Remove hidden folders that a service left behind when it died while receiving or removing."""
-        for hidden in self.root.glob("*/.*"):
-            if hidden.stat().st_mtime < time.time() - older_than_s:
-                shutil.rmtree(hidden, ignore_errors=True)
+    def remove_leftovers(self, *, older_than_s: float, is_known: Callable[[str], bool]) -> None:
+        """Remove what a service left behind when it died while receiving or removing: hidden folders, and those of
+        files and uploads that `is_known` does not know by their id."""
+        for folder in self.root.glob("*/*"):
+            if _age_s(folder) > older_than_s and (folder.name.startswith(".") or not is_known(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # it has just been published, or removed
+        return 0.0
 
 
 def content_path(folder: Path, filename: str) -> Path:
     """Where a file of this name lies in its folder: by a plain name that keeps the ending, which tells the format."""
-    plain = _UNSAFE.sub("_", filename).lstrip(".") or "file"
-    return folder / "content" / plain[-_MAX_NAME:].lstrip(".")
+    plain = _UNSAFE.sub("_", filename).encode()[-_MAX_NAME:].decode(errors="ignore").lstrip(".") or "file"
+    return folder / "content" / plain
 
 
 def data_path(file: FileRecord) -> Path:

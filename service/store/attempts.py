@@ -95,7 +95,7 @@ class Attempts:
             hold_job(connection, job_id)
             if connection.execute(select(attempts.c.number).where(_is_open(job_id, None))).first() is not None:
                 raise TransitionRefused(job_id, JobStatus.QUEUED, JobStatus.RUNNING, why="it has an open attempt")
-            move_job(connection, job_id, JobStatus.RUNNING, expected=expected, started_at=started_at)
+            move_job(connection, job_id, JobStatus.RUNNING, expected=expected, started_at=started_at, room_made=False)
             return _insert(
                 connection, job_id, placement=placement, resume=resume, now=now, message=message, engine=engine
             )
@@ -117,10 +117,15 @@ class Attempts:
                 raise UnknownId("open attempt", f"{job_id}/{number}")
             return _must_find(connection, job_id, number)
 
-    def ask_to_stop(self, job_id: str, number: int, reason: EndReason, *, message: str) -> bool:
+    def ask_to_stop(
+        self, job_id: str, number: int, reason: EndReason, *, message: str, for_job: str | None = None
+    ) -> bool:
         """Note that an open attempt must stop, with an event; whoever supervises it does the rest.
 
         False, and nothing noted, if it has ended or was asked before.
+
+        Args:
+            for_job: the waiting job that room is made for; it is noted there, too.
         """
         not_asked = and_(_is_open(job_id, number), attempts.c.stop_reason.is_(None))
         with self._database.write() as connection:
@@ -128,6 +133,8 @@ class Attempts:
             changed = connection.execute(update(attempts).where(not_asked).values(stop_reason=reason))
             if changed.rowcount == 0:
                 return False
+            if for_job is not None:
+                connection.execute(update(jobs).where(jobs.c.id == for_job).values(room_made=True))
             append_events(connection, job_id, [NewEvent(message=message, created_at=time.time(), level="warn")])
             return True
 

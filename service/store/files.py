@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select
 from service.store.engine import Database
 from service.store.records import AlreadyExists, FileRecord
 from service.store.rows import Page, paged, record_of, values_of
-from service.store.tables import files
+from service.store.tables import files, upload_parts, uploads
 
 Order = Literal["asc", "desc"]
 
@@ -73,10 +73,22 @@ class Files:
             )
 
     def num_bytes(self, *, project: str) -> int:
-        """Bytes of all files of a project, as they were uploaded."""
-        query = select(func.coalesce(func.sum(files.c.num_bytes), 0)).where(files.c.project_id == project)
+        """Bytes that a project's files take on the disk: as uploaded and as unpacked, and those of pending uploads,
+        whose announced bytes are kept free for them."""
+        size = func.coalesce(func.sum(files.c.num_bytes + files.c.unpacked_bytes), 0)
+        pending = uploads.c.project_id == project, uploads.c.status == "pending"
+        announced = select(func.coalesce(func.sum(uploads.c.num_bytes), 0)).where(*pending)
+        parts = select(func.coalesce(func.sum(upload_parts.c.num_bytes), 0))
+        parts = parts.join_from(upload_parts, uploads, upload_parts.c.upload_id == uploads.c.id).where(*pending)
         with self._database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            whole = connection.execute(select(size).where(files.c.project_id == project)).scalar_one()
+            under_way = max(connection.execute(query).scalar_one() for query in (announced, parts))
+            return int(whole) + int(under_way)
+
+    def exists(self, id: str) -> bool:
+        """Whether there is a file of this id, expired or not."""
+        with self._database.read() as connection:
+            return connection.execute(select(files.c.id).where(files.c.id == id)).first() is not None
 
     def expired(self, *, limit: int = 100) -> Sequence[FileRecord]:
         """Files whose time is up, which are only to be removed."""

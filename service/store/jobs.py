@@ -68,6 +68,8 @@ class Jobs:
         """
         try:
             with self._database.write() as connection:
+                if find_job(connection, record.id) is not None:
+                    raise AlreadyExists("job", record.id)
                 _refuse_over_quota(connection, record.project_id)
                 inserted = connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
                 place = {"job_id": record.id, "project_id": record.project_id}

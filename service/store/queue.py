@@ -44,6 +44,7 @@ class QueuedJob:
     queue_order: float
     queued_at: float | None
     not_before: float
+    room_made: bool
     nodes: int
     devices_per_node: int | None
     min_devices: int | None
@@ -107,10 +108,28 @@ class Queue:
             top: int | None = connection.execute(_next_priority(None)).scalar_one()
             return top
 
-    def head(self, priority: int, project: str, *, limit: int) -> Sequence[QueuedJob]:
-        """The first jobs of one project and priority."""
+    def head(
+        self,
+        priority: int,
+        project: str,
+        *,
+        limit: int,
+        ready_at: float | None = None,
+        most: tuple[int, int] | None = None,
+    ) -> Sequence[QueuedJob]:
+        """The first jobs of one project and priority.
+
+        Args:
+            ready_at: leave those out that do not begin before then.
+            most: leave those out that want more machines, or more devices of each, and can do with no less.
+        """
         names = [jobs.c[name] for name in QueuedJob.__dataclass_fields__]
         line = and_(_QUEUED, jobs.c.priority == priority, jobs.c.project_id == project)
+        if ready_at is not None:
+            line = and_(line, jobs.c.not_before <= ready_at)
+        if most is not None:
+            fits = and_(jobs.c.nodes <= most[0], func.coalesce(jobs.c.devices_per_node, 1) <= most[1])
+            line = and_(line, or_(fits, jobs.c.min_devices.is_not(None)))
         query = select(*names).where(line).order_by(jobs.c.queue_order, jobs.c.position).limit(limit)
         with self._database.read() as connection:
             return [record_of(QueuedJob, row) for row in connection.execute(query)]

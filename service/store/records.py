@@ -133,6 +133,8 @@ class JobRecord:
     """When it last began to wait for devices."""
     not_before: float = 0.0
     """It waits at least until then: the backoff after a failed attempt."""
+    room_made: bool = False
+    """Whether runs were stopped for it since it last ran: it goes first among jobs of its priority."""
     nodes: int = 1
     """Machines that it wants: `parallel.nodes`."""
     devices_per_node: int | None = 1
@@ -364,6 +366,8 @@ class FileRecord:
     created_at: float
     expires_at: float | None = None
     status_details: str | None = None
+    unpacked_bytes: int = 0
+    """Of the files that an archive held."""
 
 
 @dataclass(frozen=True, kw_only=True)

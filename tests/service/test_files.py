@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.jobs import lifecycle
 from service.settings import Settings
-from service.store.records import FileRecord, ProjectRecord
+from service.store.records import FileRecord, JobRecord, JobStatus, ProjectRecord
 
 FILES, UPLOADS, JOBS = "/v1/files", "/v1/uploads", "/v1/fine_tuning/jobs"
 
@@ -171,8 +174,48 @@ def test_expired_files_are_gone(client: TestClient) -> None:
     path = str(folder / "content/a")
     store.files.add(FileRecord(id="file-old", project_id="default", path=path, created_at=1.0, expires_at=2.0, **given))
     assert client.get(f"{FILES}/file-old").status_code == 404
-    send(client)
+    client.app.state.files.remove_expired()  # type: ignore[attr-defined]
     assert not folder.exists()
+
+
+def test_an_expired_file_stays_while_a_job_reads_it(client: TestClient) -> None:
+    store, files = client.app.state.store, client.app.state.files  # type: ignore[attr-defined]
+    sent = send(client, name="ü.csv").json()
+    record = store.files.get(sent["id"])
+    spec = {"data": {"train": record.path}}
+    job = JobRecord(id="ftjob-x", spec=spec, model="m", job_dir="/x", created_at=1.0, status=JobStatus.QUEUED)
+    store.jobs.create(job)
+    store.files.delete(record.id)
+    store.files.add(replace(record, expires_at=2.0))
+    files.remove_expired()
+    assert Path(record.path).exists()
+    lifecycle.fail(store, job.id, code="error", message="it ended")
+    files.remove_expired()
+    assert not Path(record.path).exists()
+
+
+def test_what_a_killed_service_left_is_removed_after_a_day(client: TestClient) -> None:
+    root = client.app.state.files.storage.root / "default"  # type: ignore[attr-defined]
+    kept = send(client).json()["id"]
+    left = [root / f"file-{'0' * 24}", root / ".file-1.removed", root / "upload_nobody"]
+    for folder in [*left, root / kept]:
+        (folder / "content").mkdir(parents=True, exist_ok=True)
+        os.utime(folder, (1.0, 1.0))
+    client.app.state.files.remove_expired()  # type: ignore[attr-defined]
+    assert [folder for folder in left if folder.exists()] == []
+    assert (root / kept).exists()
+
+
+def test_the_quota_counts_what_is_unpacked_and_what_is_to_come(client: TestClient) -> None:
+    store = client.app.state.store  # type: ignore[attr-defined]
+    store.projects.update("default", max_disk_bytes=1_000_000)
+    answer = send(client, zipped(**{"a.jpg": bytes(2_000_000)}), "a.zip")
+    assert (answer.status_code, "more than allowed" in answer.json()["error"]["message"]) == (400, True)
+    assert send(client, zipped(**{"a.jpg": bytes(600_000)}), "a.zip").status_code == 200
+    body = {"filename": "a", "purpose": "vision", "bytes": 300_000, "mime_type": "x/y"}
+    assert client.post(UPLOADS, json=body).status_code == 200
+    refused = client.post(UPLOADS, json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "quota_exceeded")
 
 
 def zipped(**entries: bytes) -> bytes:
@@ -301,5 +344,5 @@ def test_an_upload_whose_time_is_up_takes_nothing(start: Callable[..., TestClien
     client = start(upload_lifetime_s=0.001)
     upload = announce(client, b"01")
     assert client.post(f"{UPLOADS}/{upload}/parts", files={"data": ("part", b"0")}).status_code == 409
-    send(client)
+    client.app.state.files.remove_expired()  # type: ignore[attr-defined]
     assert client.get(f"{UPLOADS}/{upload}").json()["status"] == "expired"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.files.archives import ArchiveError, ArchiveLimits, unpack
+from service.files.archives import ArchiveError, ArchiveLimits, Unpacked, unpack
+from service.files.unpacking import unpack_apart
 
 LIMITS = ArchiveLimits(max_files=10, max_bytes=100 * 2**20, max_ratio=10.0)
 
@@ -43,7 +45,7 @@ def test_files_and_folders_are_unpacked_and_litter_is_not(tmp_path: Path, ending
         make_zip(archive, *((name, b"x") for name in names))
     else:
         make_tar(archive, *((member(name), b"x") for name in names), mode="w" if ending == ".tar" else "w:gz")
-    assert unpack(archive, tmp_path / "out", limits=LIMITS) == len(names)
+    assert unpack(archive, tmp_path / "out", limits=LIMITS).num_files == len(names)
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert found == ["cat/1.jpg", "dog/2.jpg"]
 
@@ -94,6 +96,34 @@ def test_too_many_files_are_refused(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", *((f"{number}.jpg", b"") for number in range(11)))
     with pytest.raises(ArchiveError, match="more than 10 files"):
         unpack(archive, tmp_path / "out", limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    "name", ["a/" * 40 + "x", "a" * 200 + "/" + "b" * 250 + "/" + "c" * 250 + "/" + "d" * 250 + "/" + "e" * 250]
+)
+def test_names_that_are_too_deep_or_long_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArchiveError, match="32 folders deep and 1024 bytes long"):
+        unpack(make_zip(tmp_path / "a.zip", (name, b"x")), tmp_path / "out", limits=LIMITS)
+
+
+def test_another_process_unpacks_and_says_what_is_wrong(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", ("x.jpg", b"123"), ("y/z.jpg", b"4567"))
+    assert unpack_apart(archive, tmp_path / "out", limits=LIMITS) == Unpacked(2, 7)
+    assert (tmp_path / "out" / "y" / "z.jpg").read_bytes() == b"4567"
+    with pytest.raises(ArchiveError, match="leads out"):
+        unpack_apart(make_zip(tmp_path / "b.zip", ("../x", b"")), tmp_path / "other", limits=LIMITS)
+
+
+def test_an_archive_that_takes_much_memory_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "a.tar.gz"
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        header = tarfile.TarInfo("pax")
+        header.type, header.size = tarfile.XHDTYPE, 200 << 20
+        file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(200):
+            file.write(bytes(1 << 20))
+    with pytest.raises(ArchiveError, match="with the memory"):
+        unpack_apart(archive, tmp_path / "out", limits=LIMITS, memory_bytes=160 << 20)
 
 
 def test_nothing_is_written_twice(tmp_path: Path) -> None:

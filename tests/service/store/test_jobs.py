@@ -138,3 +138,13 @@ def test_two_processes_race_for_jobs_and_each_goes_to_one(store: Store, empty_ur
     assert [racer.returncode for racer in racers] == [0, 0]
     assert sorted(answers[0] + answers[1]) == sorted(ids)
     assert all(len(store.attempts.list(job_id)) == 1 for job_id in ids)
+
+
+def test_pages_of_jobs_with_several_notes_keep_their_order(store: Store, new_job: Callable[..., JobRecord]) -> None:
+    made = [new_job(metadata={"team": "birds", "run": str(number % 2)}) for number in range(6)]
+    new_job(metadata={"team": "cars", "run": "0"})
+    wanted = {"team": "birds", "run": "0"}
+    first, more = store.jobs.list(metadata=wanted, limit=2)
+    assert ([job.id for job in first], more) == ([made[4].id, made[2].id], True)
+    rest, more = store.jobs.list(metadata=wanted, limit=2, after=first[-1].id, project="default")
+    assert ([job.id for job in rest], more) == ([made[0].id], False)

@@ -102,3 +102,25 @@ def test_new_claims_are_limited_and_held_ones_stay(store: Store, new_job: NewJob
         new_job(status=JobStatus.VALIDATING_FILES)
     assert len(claimed(store, "a", limit=limit)) == limit
     assert len(claimed(store, "a", limit=limit)) == min(5, 2 * limit)
+
+
+def test_only_so_many_jobs_are_claimed_for_checking_as_can_be_checked(store: Store, new_job: NewJob) -> None:
+    waiting = [new_job(status=JobStatus.VALIDATING_FILES) for _ in range(4)]
+    doomed = new_job(status=JobStatus.VALIDATING_FILES, cancel_requested=True)
+    assert claimed(store, "a", max_validating=2) == {waiting[0].id, waiting[1].id, doomed.id}
+    assert claimed(store, "a", max_validating=2) == {waiting[0].id, waiting[1].id, doomed.id}
+    assert claimed(store, "b", max_validating=2) == {waiting[2].id, waiting[3].id}
+    store.jobs.transition(waiting[0].id, JobStatus.QUEUED, expected=[JobStatus.VALIDATING_FILES])
+    waiting.append(new_job(status=JobStatus.VALIDATING_FILES))
+    assert claimed(store, "a", max_validating=2) == {waiting[1].id, waiting[4].id, doomed.id}
+
+
+def test_a_lease_that_is_kept_is_renewed_and_lost_with_its_time(store: Store) -> None:
+    assert store.leases.keep("planner", owner="a", ttl_s=0.3)
+    assert store.leases.keep("planner", owner="a", ttl_s=0.3)
+    assert not store.leases.keep("planner", owner="b", ttl_s=30)
+    time.sleep(0.4)
+    assert store.leases.keep("planner", owner="b", ttl_s=30)
+    assert not store.leases.keep("planner", owner="a", ttl_s=0.3)
+    store.leases.release("planner", owner="b")
+    assert store.leases.keep("planner", owner="a", ttl_s=30)

@@ -41,6 +41,7 @@ def _more_of_jobs() -> None:
         table.add_column(sa.Column("queue_order", sa.Float(), nullable=False, server_default="0"))
         table.add_column(sa.Column("queued_at", sa.Float()))
         table.add_column(sa.Column("not_before", sa.Float(), nullable=False, server_default="0"))
+        table.add_column(sa.Column("room_made", sa.Boolean(), nullable=False, server_default=sa.false()))
         table.add_column(sa.Column("nodes", sa.Integer(), nullable=False, server_default="1"))
         table.add_column(sa.Column("devices_per_node", sa.Integer()))
         table.add_column(sa.Column("min_devices", sa.Integer()))
@@ -229,6 +230,7 @@ def _new_tables() -> None:
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("status_details", sa.Text()),
         sa.Column("num_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("unpacked_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(64)),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
