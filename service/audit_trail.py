@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from service.store.store import Store
 logger = logging.getLogger(__name__)
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_STRANGER_EVERY_S = 60.0
+_MOST_STRANGERS = 1024
 _MOST_BYTES = 1 << 20  # a longer answer is no new thing's
 
 
@@ -32,13 +35,14 @@ class AuditTrail:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._strangers = _Strangers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["method"] in READING or scope["path"] in QUESTIONS:
             await self.app(scope, receive, send)
             return
-        answer = _Answer(scope, send)
+        answer = _Answer(scope, send, self._strangers)
         try:
             await self.app(scope, receive, answer.send)
         except Exception:
@@ -46,11 +50,30 @@ class AuditTrail:
             raise
 
 
+class _Strangers:
+    """Refused requests without a valid key, by address: one a minute is noted, with the number of those before it, so
+    that nobody can fill the database without having a key."""
+
+    def __init__(self) -> None:
+        self._noted: dict[str, tuple[float, int]] = {}
+
+    def num_unnoted(self, scope: Scope) -> int | None:
+        """How many went by since the last one that was noted; None if this one is only counted."""
+        address = (scope.get("client") or ("", 0))[0]
+        last, count = self._noted.pop(address, (-math.inf, 0))
+        due = time.monotonic() > last + _STRANGER_EVERY_S
+        self._noted[address] = (time.monotonic(), 0) if due else (last, count + 1)
+        while len(self._noted) > _MOST_STRANGERS:
+            del self._noted[next(iter(self._noted))]
+        return count if due else None
+
+
 class _Answer:
     """Holds the start of an answer back until its first part is there, whose id the record wants."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, strangers: _Strangers) -> None:
         self._scope = scope
+        self._strangers = strangers
         self._send = send
         self._start: Message | None = None
         self._noted = False
@@ -69,12 +92,15 @@ class _Answer:
     async def note(self, status: int, body: bytes = b"") -> None:
         """Store the record, once."""
         route = self._scope.get("route")
-        turned_away = route is None and status in (401, 403, 429)  # before a route was looked for
+        turned_away = route is None and status in (401, 403)  # before a route was looked for
         if self._noted or status == 405 or (route is None and not turned_away):
             return
         self._noted = True
+        num_unnoted = self._strangers.num_unnoted(self._scope) if status == 401 else 0
+        if num_unnoted is None:
+            return
         action = action_of(route.name) if route else f"{self._scope['method']} {self._scope['path']}"[:255]
-        record = _record(self._scope, action, status, _read(body))
+        record = _record(self._scope, action, status, _read(body), num_unnoted=num_unnoted)
         store: Store = self._scope["app"].state.store
         try:
             await run_in_threadpool(store.audit.append, record)
@@ -83,7 +109,7 @@ class _Answer:
             logger.exception("not in the audit log: %s", record)
 
 
-def _record(scope: Scope, action: str, status: int, body: dict[str, Any]) -> AuditRecord:
+def _record(scope: Scope, action: str, status: int, body: dict[str, Any], *, num_unnoted: int) -> AuditRecord:
     state, outcome = scope.get("state", {}), _outcome(status)
     caller = state.get("caller")
     named = scope.get("path_params") or {}
@@ -98,7 +124,9 @@ def _record(scope: Scope, action: str, status: int, body: dict[str, Any]) -> Aud
         project_id=caller.project_id if caller else None,
         target=target[:255] if isinstance(target, str) else None,
         request_id=state.get("request_id"),
-        detail={"status": status} | ({"message": redact(str(message))[:500]} if message else {}),
+        detail={"status": status}
+        | ({"message": redact(str(message))[:500]} if message else {})
+        | ({"unnoted_before": num_unnoted} if num_unnoted else {}),
     )
 
 

@@ -39,20 +39,19 @@ class Doorkeeper:
         """Serve one request."""
         if scope["type"] == "http" and self._asks_for_keys(scope["path"]):
             try:
-                caller = await run_in_threadpool(self.admit, scope)
+                await run_in_threadpool(self.admit, scope)
             except AttuneError as error:
                 answer = error_response(error)
                 answer.headers["connection"] = "close"  # nobody has read the body
                 await answer(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
     def _asks_for_keys(self, path: str) -> bool:
         return path.startswith("/v1/") or (path == "/metrics" and not self._settings.metrics_are_open)
 
     def admit(self, scope: Scope) -> Caller:
-        """Who sends a request, if they may come in at all.
+        """Who sends a request, if they may come in at all; noted in `scope` as soon as it is known, for the logs.
 
         Raises:
             Unauthenticated: keys are in use, and there is no valid one.
@@ -66,6 +65,7 @@ class Doorkeeper:
         except Unauthenticated:
             self._limits.failed_keys.take(scope["client"][0] if scope.get("client") else "")
             raise
+        scope.setdefault("state", {})["caller"] = caller
         if caller.key_id is None:
             self._refuse_web_pages(headers)
             return caller

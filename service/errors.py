@@ -26,8 +26,9 @@ from typing import Any, ClassVar
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 
 from service.redaction import redact_values
 from service.store.records import AlreadyExists, QuotaExceeded, StoreError, TransitionRefused, UnknownId
@@ -231,14 +232,18 @@ async def _answer_http_error(request: Request, error: Exception) -> JSONResponse
     answer = error_response(AttuneError(message, status=error.status_code, code=code or "invalid_request"))
     answer.headers.update(error.headers or {})
     if error.status_code == 405:
-        answer.headers["Allow"] = ", ".join(_methods_at(request))
+        described = await run_in_threadpool(_described_methods, request)
+        if described:
+            answer.headers["Allow"] = ", ".join(described)
     return answer
 
 
-def _methods_at(request: Request) -> list[str]:
-    """Methods of all routes at this path; a route by itself only knows its own."""
-    there = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in there for method in getattr(route, "methods", None) or ()})
+def _described_methods(request: Request) -> list[str]:
+    """Methods of all operations at this path, or at the most particular of several that fit; a route by itself only
+    knows its own."""
+    paths: Mapping[str, Mapping[str, Any]] = request.app.openapi()["paths"]
+    fitting = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    return sorted(method.upper() for method in paths[min(fitting, key=lambda path: path.count("{"))]) if fitting else []
 
 
 async def _answer_surprise(request: Request, error: Exception) -> JSONResponse:
@@ -250,12 +255,18 @@ async def _answer_surprise(request: Request, error: Exception) -> JSONResponse:
     return answer
 
 
+_MOST_PROBLEMS = 20
+"""Problems of a request that are told one by one."""
+
+
 def from_validation_errors(errors: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """One InvalidRequest from pydantic's list: 400 for a body that is no JSON, otherwise 422."""
     if any(error["type"] == "json_invalid" for error in errors):
         reason = errors[0].get("ctx", {}).get("error", "syntax error")
         return InvalidRequest(f"the request body is not valid JSON: {reason}", code="invalid_json")
-    sentences = [f"{field_path(error['loc'])}: {_sentence(error)}" for error in errors]
+    sentences = [f"{field_path(error['loc'])[:200]}: {_sentence(error)}" for error in errors[:_MOST_PROBLEMS]]
+    if len(errors) > _MOST_PROBLEMS:
+        sentences.append(f"and {len(errors) - _MOST_PROBLEMS} more")
     return InvalidRequest("\n".join(sentences), param=field_path(errors[0]["loc"]), code="invalid_field", status=422)
 
 

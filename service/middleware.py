@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -14,13 +15,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
+from service.audit_trail import READING
 from service.errors import PayloadTooLarge, error_response
 from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNMATCHED = "unmatched"
 FORM_BYTES = 1024 * 1024
 """What a multipart form may add to the file in it."""
+JSON_BYTES = 4 * 1024 * 1024
+"""Of a JSON body without images; what is wrong with it takes longer to tell than to send."""
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -91,18 +97,18 @@ class SecurityHeaders:
 class BodyLimit:
     """Refuses a request body of more than `max_bytes`: by its announced length, or as soon as more arrives."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, larger: Mapping[str, int] = MappingProxyType({})) -> None:
-        """`larger`: limits of paths that take files, by a regular expression of the whole path."""
+    def __init__(self, app: ASGIApp, *, max_bytes: int, others: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`others`: limits of other paths, by a regular expression of the whole path."""
         self.app = app
         self.max_bytes = max_bytes
-        self.larger = [(re.compile(pattern), limit) for pattern, limit in larger.items()]
+        self.others = [(re.compile(pattern), limit) for pattern, limit in others.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        max_bytes = next((limit for path, limit in self.larger if path.fullmatch(scope["path"])), self.max_bytes)
+        max_bytes = next((limit for path, limit in self.others if path.fullmatch(scope["path"])), self.max_bytes)
         refusal = f"the request body is larger than {max_bytes} bytes, the limit of this service"
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > max_bytes:
@@ -125,7 +131,10 @@ class BodyLimit:
 
 
 class RequestMetrics:
-    """Counts requests and times them until the answer begins, by the template of their route."""
+    """Counts requests and times them until the answer begins, by the template of their route.
+
+    Those that may change something, and those that failed here, are lines in the log, too; at level `debug` all are.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self.app = app
@@ -159,3 +168,9 @@ class RequestMetrics:
         method = scope["method"] if scope["method"] in _KNOWN_METHODS else "OTHER"
         self.metrics.requests.labels(method, route, str(status)).inc()
         self.metrics.request_seconds.labels(method, route).observe(seconds)
+        level = logging.DEBUG if method in READING else logging.INFO
+        level = logging.WARNING if status >= 500 else level
+        if logger.isEnabledFor(level):
+            caller = scope.get("state", {}).get("caller")
+            who = caller.actor if caller else "a stranger"
+            logger.log(level, "%s %s: %d in %.0f ms, for %s", method, scope["path"], status, 1000 * seconds, who)

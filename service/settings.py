@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     """Jobs, sweeps and estimates that one API key may ask for, on each replica; ten seconds' worth may come at once."""
     metrics_access: Literal["auto", "open", "operator"] = "auto"
     """Who may read `/metrics`: anybody, or an operator's key; `auto` is open on a loopback address only."""
+    trusted_proxies: Words = ()
+    """Addresses or networks of proxies, with commas between, whose `X-Forwarded-For` says where a request comes from;
+    nobody's is believed by default."""
     cors_origins: Words = ()
     """Origins whose web pages may call the service, with commas between; none by default."""
     audit_lifetime_s: PositiveFloat = 31_536_000.0
@@ -85,6 +88,12 @@ class Settings(BaseSettings):
     """Seconds between comments on an event stream that has nothing to say."""
     stream_poll_s: PositiveFloat = 0.25
     """Seconds between looks for news on an event or log stream."""
+
+    otlp_endpoint: str | None = None
+    """Address of an OpenTelemetry collector that takes traces over HTTP, such as `http://127.0.0.1:4318`; None: what
+    OTEL_EXPORTER_OTLP_ENDPOINT says, and without it no traces are made. Needs the extra `otel`."""
+    readiness_timeout_s: PositiveFloat = 5.0
+    """Seconds that each part of the service has to answer when `/readyz` is asked."""
 
     engine: Literal["local", "ray", "slurm"] = "local"
     """What runs jobs: this machine, a Ray cluster or Slurm. The others need `data_dir` on a file system that all
