@@ -23,7 +23,7 @@ from service.store.rows import values_of
 from service.store.store import Store
 from service.store.tables import jobs
 
-LENGTHS = (10, 1_000, 10_000)
+LENGTHS = (10, 100, 1_000, 10_000)
 DEVICES = 8
 PROJECTS = 4
 
