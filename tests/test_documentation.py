@@ -29,7 +29,15 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "dep
 SOURCES = [path for room in ("service", "trainer") for path in (ROOT / room).rglob("*.py")]
 COMMAND = typer.main.get_command(app)
 
-NOT_SETTINGS = {"ATTUNE_URL", "ATTUNE_DEBUG", "ATTUNE_TEST_DATA", "ATTUNE_POSTGRES_PASSWORD", "ATTUNE_DATASETS"} | {
+NOT_SETTINGS = {
+    "ATTUNE_URL",
+    "ATTUNE_API_KEY",
+    "ATTUNE_PROJECT",
+    "ATTUNE_DEBUG",
+    "ATTUNE_TEST_DATA",
+    "ATTUNE_POSTGRES_PASSWORD",
+    "ATTUNE_DATASETS",
+} | {
     "ATTUNE_NODE_ADDRESS",
     "ATTUNE_CACHE",
     "ATTUNE_CACHE_MAX_GB",
