@@ -67,6 +67,13 @@ class Settings(BaseSettings):
     allowed_urls: Words | None = None
     """What data URLs in specs may begin with, with commas between: `s3://bucket/`, `https://data.example.org/`,
     `https://*.example.org/`. None: any, until there is an API key; then none."""
+    worker_secrets: Words = (
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+        *("AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_KEY"),
+        *("HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"),
+    )
+    """Environment variables that workers get although their names say that they are secrets: by default those that
+    data and models are fetched with. All others that look like secrets stay with the service."""
     requests_per_minute: PositiveFloat | None = 6000.0
     """Requests that one API key may send, on each replica; ten seconds' worth may come at once."""
     submissions_per_minute: PositiveFloat | None = 600.0
@@ -116,6 +123,8 @@ class Settings(BaseSettings):
     """Python interpreter on the Slurm nodes, with Attune installed; None: this service's own path."""
     cpu_slots: PositiveInt | None = None
     """Processes that jobs may occupy at once on each machine without GPUs; None: one a core."""
+    job_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    """How much jobs on this machine give way to the service, which needs little but at once; 0: not at all."""
     poll_interval_s: PositiveFloat = 0.5
     """Seconds between two looks at running jobs."""
     cancel_grace_s: NonNegativeFloat = 30.0
@@ -125,6 +134,10 @@ class Settings(BaseSettings):
     retry_rules: Path | None = None
     """YAML or JSON file with rules for attempts that fail, which go before the default ones; see
     docs/job-lifecycle.md."""
+    preflight_stall_s: PositiveFloat = 900.0
+    """Seconds for which the check of a job's data may neither note nor compute anything before the job fails."""
+    preflight_timeout_s: PositiveFloat = 86_400.0
+    """Seconds that the check of a job's data may take in all."""
     usage_half_life_s: PositiveFloat = 604_800.0
     """Seconds after which the devices' time that a project has used counts half in its fair share."""
     stall_timeout_s: PositiveFloat = 1800.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from service.launchers.base import Launcher
+from service.launchers.inherited import child_environment
 from service.launchers.local import LocalLauncher
 from service.settings import Settings
 
@@ -39,4 +40,9 @@ def make_launcher(settings: Settings) -> Launcher:
                 weights_dir=settings.weights_dir,
             )
         case "local":
-            return LocalLauncher(cpu_slots=settings.cpu_slots, weights_dir=settings.weights_dir)
+            return LocalLauncher(
+                cpu_slots=settings.cpu_slots,
+                weights_dir=settings.weights_dir,
+                niceness=settings.job_niceness,
+                environment=child_environment(settings),
+            )

@@ -36,9 +36,10 @@ class LocalLauncher:
         weights_dir: Path | None = None,
         worker_command: WorkerCommand | None = None,
         environment: Mapping[str, str] = os.environ,
+        niceness: int = 0,
     ) -> None:
         """`cpu_slots`: devices on a machine without GPUs (None: its cores). `worker_command`: what to run in
-        place of DeepSpeed. `environment`: what workers inherit."""
+        place of DeepSpeed. `environment`: what workers inherit. `niceness`: how much they give way to this process."""
         self._cores = len(os.sched_getaffinity(0))
         self._environment = environment
         self._capacity = find_devices(
@@ -46,7 +47,7 @@ class LocalLauncher:
         )
         self._weights_dir = weights_dir
         self._worker_command = worker_command or deepspeed_command
-        self._groups = ProcessGroups()
+        self._groups = ProcessGroups(niceness=niceness)
 
     def capacity(self) -> Capacity:
         """The devices there are, taken or not."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,13 +35,22 @@ class LaunchRecord(Record):
     """When it was, by no clock that can be set; see `start_of`."""
     memory_kills: int | None = None
     """What `memory_kills` said when it was started."""
+    host: str | None = None
+    """The machine that it runs on."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another machine, where nobody here sees it."""
+        return self.host not in (None, socket.gethostname())
 
 
 class ProcessGroups:
     """Starts, watches and signals tagged process groups on this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, niceness: int = 0) -> None:
+        """`niceness`: how much they give way to their starter, 0 to 19."""
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._niceness = niceness
 
     def start(
         self, argv: Sequence[str], *, tag: str, environment: Mapping[str, str], log: Path, record: Path
@@ -50,6 +61,8 @@ class ProcessGroups:
             LaunchError: the program cannot be started, or the log not be written.
             OSError: the same for a reason that may be over soon; nothing of it runs.
         """
+        for ended in tuple(self._children):  # nobody looks again at some that have done their work
+            self._reap(ended)
         killed_before = memory_kills()
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +80,8 @@ class ProcessGroups:
                 raise
             raise LaunchError(f"cannot start {argv[0]!r} with its output in {log}: {error.strerror}") from error
         self._children[tag] = child
+        if self._niceness:
+            _give_way(child.pid, self._niceness)
         try:
             # Until it is reaped, a child keeps its number and start time, even if it has ended already.
             identity = ProcessIdentity(child.pid, psutil.Process(child.pid).create_time(), start_of(child.pid))
@@ -79,6 +94,14 @@ class ProcessGroups:
             del self._children[tag]
             raise
         return identity
+
+    def lives_elsewhere(self, record: Path, *, hosts: Collection[str]) -> bool:
+        """Whether a group was started by one of `hosts` other than this machine, which looks after it."""
+        try:
+            launch = LaunchRecord.model_validate_json(record.read_bytes())
+        except FileNotFoundError:
+            return False
+        return launch.is_elsewhere and launch.host in hosts
 
     def look(
         self, tag: str, *, record: Path, workers: Sequence[int] = (), workers_seen_at: float | None = None
@@ -109,6 +132,14 @@ class ProcessGroups:
         child = self._children.get(tag)
         if child is not None and child.poll() is not None:
             del self._children[tag]
+
+
+def _give_way(pid: int, niceness: int) -> None:
+    """Lower a process's priority, in its session and beside other ones, before it has any children."""
+    with suppress(OSError):  # it may have ended already
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + niceness))
+    with suppress(OSError):  # where the kernel weighs sessions against each other: sched(7), autogroup
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def find(identity: ProcessIdentity) -> psutil.Process | None:
@@ -148,14 +179,10 @@ def tagged(tag: str) -> list[tuple[psutil.Process, ProcessIdentity]]:
 def tags() -> Iterator[tuple[psutil.Process, ProcessIdentity, str]]:
     """All living processes of this user that carry any tag, but for this very process."""
     for pid in psutil.pids():
+        if pid == os.getpid() or (tag := _tag_of(pid)) is None:
+            continue
         living = _living(pid)
-        if living is None or pid == os.getpid():
-            continue
-        try:
-            tag = living[0].environ().get(TAG_VARIABLE)
-        except psutil.Error:  # ended meanwhile, or another user's
-            continue
-        if tag is not None:
+        if living is not None and _tag_of(pid) == tag:  # the number may just have gone to another process
             yield *living, tag
 
 
@@ -173,6 +200,19 @@ def send(process: psutil.Process, number: signal.Signals) -> None:
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return
+
+
+def _tag_of(pid: int) -> str | None:
+    """The tag of a process; None without one, of another user's, and of one that has ended."""
+    try:
+        if not psutil.LINUX:
+            return psutil.Process(pid).environ().get(TAG_VARIABLE)
+        # Of all processes of a machine, many times a second: psutil would read and parse four files of each.
+        content = b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+    except (psutil.Error, OSError):
+        return None
+    _, found, rest = content.partition(b"\0" + TAG_VARIABLE.encode() + b"=")
+    return os.fsdecode(rest.partition(b"\0")[0]) if found else None
 
 
 def _living(pid: int) -> tuple[psutil.Process, ProcessIdentity] | None:
@@ -195,5 +235,9 @@ def _read_record(path: Path) -> ProcessIdentity | None:
 
 def _to_record(identity: ProcessIdentity, *, memory_kills: int | None = None) -> LaunchRecord:
     return LaunchRecord(
-        pid=identity.pid, created_at=identity.created_at, start=identity.start, memory_kills=memory_kills
+        pid=identity.pid,
+        created_at=identity.created_at,
+        start=identity.start,
+        memory_kills=memory_kills,
+        host=socket.gethostname(),
     )

@@ -34,7 +34,7 @@ class Connection:
 
     def __init__(self, *, address: str, namespace: str, environment: Mapping[str, str]) -> None:
         """`environment`: the driver's, from `driver_environment`."""
-        self._command = [sys.executable, "-m", "service.launchers.ray.driver", address, namespace]
+        self._command = [sys.executable, "-P", "-m", "service.launchers.ray.driver", address, namespace]
         self._environment = dict(environment)
         self._address = address
         self._asking = threading.Lock()
