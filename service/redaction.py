@@ -67,6 +67,11 @@ def secrets_in(environment: Mapping[str, str]) -> tuple[str, ...]:
 _OF_THIS_PROCESS = secrets_in(os.environ)
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return _SECRET_VARIABLE.search(name) is not None
+
+
 def redact(text: str) -> str:
     """`text` without its secrets, and without what PostgreSQL or UTF-8 cannot hold (NUL, halves of surrogate pairs)."""
     text = _UNSTORABLE.sub("\ufffd", text)

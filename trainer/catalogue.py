@@ -20,6 +20,7 @@ PATH = Path(__file__).with_name("catalogue.json")
 ALIASES = Path(__file__).with_name("model_aliases.json")
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+_REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _OPENAI = "openai/"
 _FORMS = "ARCHITECTURE, ARCHITECTURE/TAG, timm/NAME[.TAG], hf-hub:ORG/NAME or local-dir:PATH"
 
@@ -98,6 +99,11 @@ def is_timm_model(name: str) -> bool:
         return name.startswith("timm/")
     folder = Path(name.removeprefix("local-dir:"))
     return (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file()
+
+
+def is_repository(name: str) -> bool:
+    """Whether a text has the form of a hub repository's name, ORG/NAME or a NAME without an organisation; no path."""
+    return _REPOSITORY.fullmatch(name) is not None
 
 
 def check_model_name(name: str, *, weights_dir: Path | None = None) -> str | None:

@@ -26,6 +26,7 @@ from trainer.heads import ImageClassifier
 from trainer.model_sources import ModelError, first_line, read_export
 from trainer.model_types import ClassifierModel, ClipModel, NoTokenizer
 from trainer.models import clip_classifier
+from trainer.outside_configs import check_timm_structure, checked_model_cfg
 from trainer.towers import construct
 
 LAYOUT = "attune"
@@ -93,10 +94,12 @@ def read(folder: Path, *, weights: bool = True) -> ClassifierModel:
 def _built(stored: Mapping[str, Any], *, preprocess: Preprocess, name: str) -> ClassifierModel:
     config, class_names, features = dict(stored["config"]), tuple(stored["label_names"]), stored["features"]
     if stored["kind"] == "timm":
+        check_timm_structure(config.get("architecture"), config.get("model_args"), origin=name)
         trunk = timm.create_model(config["architecture"], pretrained=False, num_classes=0, **config["model_args"])
         num_features = getattr(trunk, "head_hidden_size", trunk.num_features)
         module = ImageClassifier(trunk, num_features=num_features, num_classes=len(class_names))
         return ClassifierModel(module, config, preprocess, class_names, name, "timm", features)
     config["text_cfg"] = _NO_TEXT
+    config = checked_model_cfg(config, origin=name)
     clip = ClipModel(construct(config, device=None), config, preprocess, NoTokenizer(8), name)
     return clip_classifier(clip, class_names=class_names, features=features)

@@ -28,6 +28,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
+import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -191,7 +194,11 @@ class AttemptDir:
 
     def read_exit(self) -> ExitRecord | None:
         """How the attempt ended; None while it runs, and for ever if it crashed."""
-        return ExitRecord.model_validate_json(self.exit.read_bytes()) if self.exit.exists() else None
+        try:
+            os.listdir(self.path)  # over NFS, a name that was asked for before it was there may go on missing
+            return ExitRecord.model_validate_json(self.exit.read_bytes())
+        except FileNotFoundError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -308,9 +315,15 @@ def write_json_atomically(path: Path, value: BaseModel | dict[str, Any]) -> None
     """Write `value` as JSON so that a reader sees the old file or the whole new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = value.model_dump_json(indent=1) if isinstance(value, BaseModel) else json.dumps(value, indent=1)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    # Other threads, and processes of other machines, may be writing the same file.
+    writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{writer}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -12,6 +12,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 
 from trainer.catalogue import timm_models, weights_dir
 from trainer.errors import UnusableSpecError
+from trainer.outside_configs import check_timm_folder, checked_model_cfg
 
 ARCHITECTURES = Path(__file__).with_name("architectures")
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth")
@@ -35,6 +36,11 @@ class Source:
     def folder(self) -> Path | None:
         """The folder in open_clip's layout, if it is one."""
         return Path(self.name.removeprefix("local-dir:")) if self.name.startswith("local-dir:") else None
+
+    @property
+    def is_described_outside(self) -> bool:
+        """Whether a folder or a repository says what the model is, rather than open_clip or Attune."""
+        return self.name.startswith(("local-dir:", "hf-hub:"))
 
     @property
     def own_text_tower(self) -> Path | None:
@@ -64,16 +70,18 @@ class Source:
         Raises:
             ModelError: there is no such model, or its configuration is neither here nor on the network.
         """
-        if not self.name.startswith(("local-dir:", "hf-hub:")):
+        if not self.is_described_outside:
             config = open_clip.get_model_config(self.name)
             if config is None:
                 raise ModelError(f"there is no model {self.name!r}")
             return config, self._tag_config()
         content = self._read_config()
         config = content.get("model_cfg", content)
-        if (folder := self.own_text_tower) is not None:
-            config["text_cfg"]["hf_model_name"] = str(folder)
-        return config, content.get("preprocess_cfg", {})
+        try:
+            checked = checked_model_cfg(config, origin=self.name, own_text_tower=self.own_text_tower)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"model.name {self.name!r}: {first_line(error)}") from error
+        return checked, content.get("preprocess_cfg", {})
 
     def _read_config(self) -> dict[str, Any]:
         try:
@@ -85,6 +93,8 @@ class Source:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"model.name {self.name!r}: {first_line(error)}{self.offline_hint}") from error
+        if not isinstance(content, dict):
+            raise ModelError(f"model.name {self.name!r}: open_clip_config.json is no JSON object")
         return content
 
     def _tag_config(self) -> dict[str, Any]:
@@ -115,6 +125,7 @@ def locate(name: str) -> Source:
 def locate_timm(name: str) -> tuple[str, bool, dict[str, Any] | None]:
     """timm's name of a model, whether weights are loaded, and where from if not from the hub."""
     if name.startswith("local-dir:"):
+        check_timm_folder(Path(name.removeprefix("local-dir:")))
         return name, True, None
     bare = name.removeprefix("timm/")
     if folder := in_weights_dir(f"timm/{bare}"):
@@ -129,7 +140,13 @@ def timm_name(name: str) -> str:
 
 
 def in_weights_dir(relative: str) -> Path | None:
-    """The folder below ATTUNE_WEIGHTS_DIR, if it is there."""
+    """The folder below ATTUNE_WEIGHTS_DIR, if it is there.
+
+    Raises:
+        ModelError: the name would lead out of it.
+    """
+    if relative.startswith("/") or ".." in relative.split("/"):
+        raise ModelError(f"{relative!r} is no name of a model")
     folder = weights_dir()
     return folder / relative if folder and (folder / relative).is_dir() else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from open_clip.factory import load_checkpoint
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -37,6 +39,10 @@ def load_base_clip(model: ModelSpec, *, exif: Exif = "ignore", weights: bool = T
     try:
         make = _with_weights if weights else _without_weights
         module, config, preprocessing = make(source, image_size=model.image_size)
+        context_length = int(config["text_cfg"].get("context_length", 77))
+        tokenize: Any = NoTokenizer(context_length)
+        if weights:
+            tokenize = tokenizer_of(source, config["text_cfg"], context_length=context_length)
     except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise
@@ -45,29 +51,43 @@ def load_base_clip(model: ModelSpec, *, exif: Exif = "ignore", weights: bool = T
         config["vision_cfg"]["image_size"] = model.image_size
     if source.quick_gelu:
         config["quick_gelu"] = True
-    context_length = int(config["text_cfg"].get("context_length", 77))
     return ClipModel(
         module=module,
         config=config,
         preprocess=_open_clip_preprocess(preprocessing, exif),
-        tokenize=open_clip.get_tokenizer(source.name, context_length=context_length)
-        if weights
-        else NoTokenizer(context_length),
+        tokenize=tokenize,
         name=model.name,
     )
+
+
+def tokenizer_of(source: Source, text_cfg: Mapping[str, Any], *, context_length: int) -> Any:
+    """The tokenizer that belongs to a model, of a text_cfg out of `Source.describe`. No repository's code is run."""
+    options = text_cfg.get("tokenizer_kwargs") or {}
+    if name := text_cfg.get("hf_tokenizer_name"):
+        return HFTokenizer(
+            str(source.folder or name),
+            context_length=context_length,
+            tokenizer_mode=text_cfg.get("tokenizer_mode"),
+            **options,
+            trust_remote_code=False,
+        )
+    if source.is_described_outside:
+        return open_clip.SimpleTokenizer(context_length=context_length, **options)
+    return open_clip.get_tokenizer(source.name, context_length=context_length)
 
 
 def _with_weights(source: Source, *, image_size: int | None) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     if (folder := source.own_text_tower) is not None:
         return _with_stored_text_tower(source, folder, image_size=image_size)
+    config = copy.deepcopy(source.describe()[0])
     module = open_clip.create_model(
         source.name,
         pretrained=source.pretrained,
         force_quick_gelu=source.quick_gelu,
         require_pretrained=source.needs_weights,
-        nonscalar_logit_scale=True,
+        pretrained_text=not source.is_described_outside,
+        **_as_judged(source, config),
     )
-    config = copy.deepcopy(open_clip.get_model_config(source.name))
     if image_size is not None:
         module = _at_image_size(module, image_size=image_size, source=source)
     return module, config, open_clip.get_model_preprocess_cfg(module)
@@ -100,6 +120,15 @@ def _without_weights(source: Source, *, image_size: int | None) -> tuple[nn.Modu
     return module, config, {**merged, "size": getattr(module.visual, "image_size", merged["size"])}
 
 
+def _as_judged(source: Source, config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of open_clip's factory that go before what it reads a second time from a folder or repository."""
+    if not source.is_described_outside:
+        return {"nonscalar_logit_scale": True}
+    judged = {name: copy.deepcopy(value) for name, value in config.items() if name != "custom_text"}
+    judged["vision_cfg"]["timm_model_pretrained"] = judged["text_cfg"]["hf_model_pretrained"] = False
+    return judged | {"nonscalar_logit_scale": True}
+
+
 def _at_image_size(module: nn.Module, *, image_size: int, source: Source) -> nn.Module:
     """The same weights for another input size. open_clip can do it while loading, but not from half precision."""
     if hasattr(module.visual, "set_input_size"):
@@ -108,13 +137,16 @@ def _at_image_size(module: nn.Module, *, image_size: int, source: Source) -> nn.
             module, {**open_clip.get_model_preprocess_cfg(module), "size": (image_size, image_size)}
         )
         return module
+    config = copy.deepcopy(source.describe()[0])
+    config["vision_cfg"]["image_size"] = image_size
     resized = open_clip.create_model(
         source.name,
         load_weights=False,
+        pretrained_text=False,
         force_image_size=image_size,
         force_preprocess_cfg={**open_clip.get_model_preprocess_cfg(module), "size": (image_size, image_size)},
         force_quick_gelu=source.quick_gelu,
-        nonscalar_logit_scale=True,
+        **_as_judged(source, config),
     )
     state = module.state_dict()
     open_clip.model.resize_pos_embed(state, resized)

@@ -8,16 +8,16 @@ from typing import Any
 
 import timm
 import torch
-from open_clip.hf_configs import arch_dict
 from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
-from transformers import AutoConfig
 
+from trainer import catalogue
 from trainer.errors import UnusableSpecError
 from trainer.model_sources import ModelError, first_line, in_weights_dir, locate_timm, timm_name
 from trainer.model_types import ClipModel, NoTokenizer
+from trainer.outside_configs import check_text_encoder
 from trainer.spec import ModelSpec
 from trainer.timm_models import timm_preprocess
 from trainer.towers import construct, text_tower
@@ -89,7 +89,9 @@ def _with_text_encoder(clip: ClipModel, model: ModelSpec, *, weights: bool) -> C
                 pooler_type=_POOLERS[model.text.pooling],
                 pretrained=weights,
             )
-        tokenize = HFTokenizer(place, context_length=context_length) if weights else NoTokenizer(context_length)
+        tokenize: Any = NoTokenizer(context_length)
+        if weights:
+            tokenize = HFTokenizer(place, context_length=context_length, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, UnusableSpecError):
             raise
@@ -103,17 +105,14 @@ def _text_encoder_place(tower: str) -> str:
     if tower.startswith("local-dir:"):
         return tower.removeprefix("local-dir:")
     repository = tower.removeprefix("hf-hub:")
+    if not catalogue.is_repository(repository):
+        raise UnusableSpecError(f"model.text.tower {tower!r} is no text encoder; write hf-hub:ORG/NAME")
     return str(in_weights_dir(repository) or repository)
 
 
 def _context_length(place: str, model: ModelSpec, *, default: int) -> int:
     """Tokens that the encoder takes, of those asked for."""
-    config = AutoConfig.from_pretrained(place)
-    if config.model_type not in arch_dict:
-        raise UnusableSpecError(
-            f"model.text.tower {model.text.tower!r} is a {config.model_type} model; open_clip's text towers are of "
-            f"{', '.join(arch_dict)}"
-        )
+    config = check_text_encoder(place)
     most = int(getattr(config, "max_position_embeddings", None) or default)
     if "roberta" in config.model_type:  # whose positions begin behind the padding's
         most -= config.pad_token_id + 1

@@ -9,18 +9,13 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
-
+from dali_pipelines.patterns import CONFINED_TO, PatternError, expanded
 from dali_pipelines.sources.samples import DataError, exists
 from dali_pipelines.storage import StorageError, is_url, list_files
-
-_MAX_FILES = 1_000_000
-_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
-_LONG_RANGE = re.compile(r"\{-?\d{19}|\.\.-?\d{19}")
 
 
 @dataclass(frozen=True)
@@ -70,20 +65,42 @@ def _local(path: str, endings: Sequence[str], what: str) -> MatchingFiles:
     if exists(place, "path"):
         place = place.resolve()
         if place.is_file():
+            confine([str(place)])
             return MatchingFiles(str(place.parent), [place.name])
         names = [entry.name for entry in os.scandir(place) if entry.is_file()]
-        return _of_folder(str(place), names, endings, what)
+        matching = _of_folder(str(place), names, endings, what)
+        confine(matching.files)
+        return matching
     patterns = _expanded(str(place.absolute()))
     found = list(itertools.chain.from_iterable(_globbed(pattern) for pattern in patterns))
     missing = [file for file in found if not os.path.isfile(file)]
     if missing:
         more = f" and {len(missing) - 1} more of {len(found)}" if len(missing) > 1 else ""
         raise DataError("path", f"{what} {missing[0]!r}{more} {'do' if more else 'does'} not exist")
+    confine(found)
     return _together(path, found, what)
 
 
 def _globbed(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+
+
+def confine(files: Iterable[str | os.PathLike[str]]) -> None:
+    """See that files lie, links followed, below the folders that the process may read data from.
+
+    A service whose callers may not name every path sets them in `CONFINED_TO`; without it there is no such limit.
+
+    Raises:
+        DataError: one lies elsewhere.
+    """
+    given = os.environ.get(CONFINED_TO)
+    if given is None:
+        return
+    roots = tuple(os.path.realpath(root) for root in given.split(os.pathsep) if root)
+    for file in files:
+        real = os.path.realpath(file)
+        if not any(real.startswith(root.rstrip("/") + "/") for root in roots):
+            raise DataError("path", f"{os.fspath(file)!r} leads to a place that data may not be read from")
 
 
 def _remote(url: str, endings: Sequence[str], what: str) -> MatchingFiles:
@@ -125,18 +142,7 @@ def _together(pattern: str, files: list[str], what: str) -> MatchingFiles:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """The patterns that a brace expression stands for.
-
-    Raises:
-        DataError: braces do not pair up, or they stand for more files than anyone has.
-    """
-    sizes = [abs(int(last) - int(first)) for first, last in _RANGE.findall(pattern)]
-    if _LONG_RANGE.search(pattern) or sum(sizes) >= _MAX_FILES:
-        raise DataError("path", f"{pattern!r} stands for more than {_MAX_FILES} files")
     try:
-        expanded = list(itertools.islice(braceexpand(pattern, escape=False), _MAX_FILES + 1))
-    except UnbalancedBracesError:
-        raise DataError("path", f"the braces of {pattern!r} do not pair up") from None
-    if len(expanded) > _MAX_FILES:
-        raise DataError("path", f"{pattern!r} stands for more than {_MAX_FILES} files")
-    return expanded
+        return expanded(pattern)
+    except PatternError as error:
+        raise DataError("path", str(error)) from None

@@ -16,6 +16,7 @@ from typing import Any
 
 from dali_pipelines.packs import PackedSample, write_shards
 from dali_pipelines.sources import webdataset
+from dali_pipelines.sources.matching_files import confine
 from dali_pipelines.sources.samples import DataError, Samples, existing_folder
 from dali_pipelines.storage import Cache
 
@@ -65,8 +66,21 @@ def read(path: str | os.PathLike[str], *, name: str, split: str | None = None, c
     found = _FILES[name](_opened(root, name, split))
     if not found.files:
         raise DataError("path", f"{name} in {str(root)!r} has no image; it must hold {_LAYOUTS[name]}")
+    _stay_below(root, name, found.files)
     paths = [os.path.relpath(file, root) for file in found.files]
     return Samples(root, paths, [int(label) for label in found.labels], class_names=tuple(found.class_names))
+
+
+def _stay_below(root: Path, name: str, files: Sequence[str | Path]) -> None:
+    """The lists in a data set's folder may name its own files alone; links of whole folders are the owner's.
+
+    Raises:
+        DataError: one names another.
+    """
+    for file in files:
+        if os.path.relpath(file, root).split(os.sep)[0] == os.pardir:
+            raise DataError("path", f"a list of {name} names {os.fspath(file)!r}, which lies outside {str(root)!r}")
+    confine(files)
 
 
 def _opened(root: Path, name: str, split: str) -> Any:

@@ -22,7 +22,7 @@ from service.store.records import ModelRecord
 
 logger = logging.getLogger(__name__)
 
-WORKER_COMMAND = (sys.executable, "-m", "service.inference.worker")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "service.inference.worker")
 PROBE_AGE_S = 60.0
 """For how long it is believed that a worker process can be started: starting one costs a fraction of a second."""
 _PING_S = 2.0

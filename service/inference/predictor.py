@@ -24,6 +24,7 @@ from trainer import classifier_layout
 from trainer.evaluation.features import image_features, text_features
 from trainer.evaluation.zero_shot import zero_shot_weights
 from trainer.models import ModelError, load_clip, read_export
+from trainer.outside_configs import check_timm_folder
 from trainer.spec import ModelSpec
 
 _MAX_HEAD_BYTES = 256 * 1024 * 1024
@@ -229,6 +230,7 @@ def top_predictions(logits: Tensor, class_names: Sequence[str], top_k: int) -> l
 def _classifier_in(folder: Path) -> nn.Module:
     if classifier_layout.is_own(folder):
         return classifier_layout.read(folder).module
+    check_timm_folder(folder)
     module: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return module
 

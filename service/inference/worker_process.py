@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import socket
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from service.inference.protocol import PING, encode, is_pong, read_frame
+from service.launchers.inherited import child_environment
 from service.settings import Settings
 from service.store.records import ModelRecord
 
@@ -199,4 +199,4 @@ def log_path(settings: Settings, model: ModelRecord) -> Path:
 
 def _environment(settings: Settings) -> dict[str, str]:
     weights = {"ATTUNE_WEIGHTS_DIR": str(settings.weights_dir)} if settings.weights_dir else {}
-    return {**os.environ, **weights}
+    return {**child_environment(settings), **weights}

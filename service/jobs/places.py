@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from dali_pipelines.patterns import PatternError, expanded
 from service.settings import Settings, is_loopback
 from service.store.store import Store
 from trainer.prompts import published_class_names
@@ -26,8 +27,10 @@ from trainer.resolve import SpecProblem
 PATH_FIELDS = frozenset({"path", "images_root", "deepspeed_config", "nvme_path"})
 """Fields of a spec that always name a file or a folder, wherever they stand."""
 LOCAL_MODEL = "local-dir:"
+HUB_MODEL = "hf-hub:"
 NEVER_URLS = frozenset({"file", "local", "memory", "data", "ftp", "sftp", "ssh", "smb", "arrow_hdfs", "reference"})
 _DATA_FIELD = re.compile(r"data\.(train|validation|evaluate\.[^.]+)(\.\d+|\.sources\.\d+)?")
+_MAX_PATTERNS = 100_000
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(?:::|://)")
 _PATTERN_CHARACTER = re.compile(r"[*?\[{]")
 _DEEPSPEED_SECTIONS = frozenset(
@@ -94,7 +97,20 @@ class Places:
             for place in places_in(spec)
             if (message := self.refusal(place.target)) is not None
         ]
-        return found or list(self._deepspeed_problems(spec))
+        return found or [*self._cache_problems(spec), *self._deepspeed_problems(spec)]
+
+    def _cache_problems(self, spec: Mapping[str, Any]) -> Iterator[SpecProblem]:
+        """The cache is everybody's: one job must neither move it into data nor empty it for the others."""
+        data = spec.get("data")
+        cache = data.get("cache") if isinstance(data, Mapping) else None
+        if not self.are_confined or not isinstance(cache, Mapping):
+            return
+        for name in ("path", "max_gb"):
+            if (value := cache.get(name)) is not None:
+                message = (
+                    "the cache is shared by all projects; the operator sets it (ATTUNE_CACHE, ATTUNE_CACHE_MAX_GB)"
+                )
+                yield SpecProblem(field=f"data.cache.{name}", message=message, value=value)
 
     def refusal(self, target: str) -> str | None:
         """Why a path or URL may not be named; None if it may."""
@@ -110,16 +126,23 @@ class Places:
         if not target.startswith("/"):
             return f"{target!r} is no absolute path"
         try:
-            path = _resolved(target)
+            meant = _meant(target)
+        except PatternError as error:
+            return str(error)
         except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
             return f"{target!r} cannot be followed: {error}"
+        return None if all(map(self._may_read, meant)) else self._outside(target)
+
+    def _may_read(self, path: Path) -> bool:
         if path == self.own or self.own in path.parents:
-            return None
-        inside = any(root == path or root in path.parents for root in map(Path.resolve, self.roots))
+            return True
+        inside = any(root == path or root in path.parents for root in map(Path.resolve, self.roots or ()))
         if inside and path != self.closed and self.closed not in path.parents and path not in self.closed.parents:
-            return None
-        if self.is_model(path):
-            return None
+            return True
+        return self.is_model(path)
+
+    def _outside(self, target: str) -> str:
+        assert self.roots is not None
         named = ", ".join(map(str, self.roots)) or "there are none"
         return (
             f"{target!r} is not where data may lie: in files uploaded to the project, or below the folders that the "
@@ -129,7 +152,7 @@ class Places:
     def _url_refusal(self, target: str) -> str | None:
         try:
             url = urlsplit(target)
-            host = url.hostname
+            host, port = url.hostname, url.port
         except ValueError:
             return "this is no URL"
         if url.password is not None:
@@ -138,14 +161,14 @@ class Places:
             return f"{target!r}: URLs of this kind are not read; use s3://, gs://, https:// or a path"
         if self.urls is None:
             return None
-        if ".." in url.path.split("/") or "\\" in target:
+        if _climbs(target):
             return f"{target!r} leads out of its own folder"
         matching = [allowed for allowed in self.urls if _allows(allowed, url)]
         if not matching:
             named = ", ".join(self.urls) or "there are none"
             return f"{target!r} is none of the URLs that the operator allows (ATTUNE_ALLOWED_URLS: {named})"
         if url.scheme in ("http", "https") and all("*" in (urlsplit(allowed).netloc) for allowed in matching):
-            return _private_refusal(target, host or "", url.port)
+            return _private_refusal(target, host or "", port)
         return None
 
     def _deepspeed_problems(self, spec: Mapping[str, Any]) -> Iterator[SpecProblem]:
@@ -177,7 +200,13 @@ def places_in(spec: Mapping[str, Any]) -> Iterator[Place]:
     and local models."""
     for field, value in _texts({name: value for name, value in spec.items() if name != "metadata"}):
         last = field.rpartition(".")[2]
-        if value.startswith(LOCAL_MODEL):
+        if value.startswith(HUB_MODEL) and (
+            "/../" in f"{value}/" or value.startswith((HUB_MODEL + "/", HUB_MODEL + "."))
+        ):
+            yield Place(field, value, value.removeprefix(HUB_MODEL))
+        elif value.startswith("timm/") and ".." in value.split("/"):
+            yield Place(field, value, value)
+        elif value.startswith(LOCAL_MODEL):
             yield Place(field, value, value.removeprefix(LOCAL_MODEL))
         elif (
             last in PATH_FIELDS
@@ -198,6 +227,35 @@ def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, Sequence) and not isinstance(value, bytes):
         for index, inner in enumerate(value):
             yield from _texts(inner, f"{field}.{index}")
+
+
+def _meant(target: str) -> set[Path]:
+    """Where all that a path stands for lies, links followed: the path itself if there is one of that name, else the
+    folder of every pattern that its braces make.
+
+    Raises:
+        PatternError: the braces make nothing that can be read.
+    """
+    whole = _resolved(target)
+    if Path(target).exists():
+        return {whole}
+    patterns = [Path(pattern) for pattern in expanded(target)]
+    if len(patterns) > _MAX_PATTERNS:
+        raise PatternError(f"{target!r} stands for more than {_MAX_PATTERNS} files; name their folder, or use `*`")
+    one_each = {pattern.parent: pattern for pattern in patterns}.values()
+    # Of one folder's files only those differ that are links, folders or patterns.
+    special = (path for path in patterns if _PATTERN_CHARACTER.search(path.name) or path.is_symlink() or path.is_dir())
+    return {whole, *(_resolved(str(path)) for path in (*one_each, *special))}
+
+
+def _climbs(target: str) -> bool:
+    """Whether a URL leads up, as it is written, with its braces expanded, or with its percent signs decoded."""
+    try:
+        each = (*expanded(target), *expanded(unquote(unquote(target))))
+    except PatternError:
+        return True
+    paths = [urlsplit(url).path for url in each]
+    return any("\\" in url for url in each) or any(".." in path.split("/") or "%" in unquote(path) for path in paths)
 
 
 def _resolved(target: str) -> Path:

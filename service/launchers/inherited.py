@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from dali_pipelines.sources.matching_files import CONFINED_TO
+from dali_pipelines.patterns import CONFINED_TO
 from service.redaction import is_secret_name
 from service.settings import Settings
 

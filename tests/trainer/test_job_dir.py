@@ -1,3 +1,11 @@
+import errno
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
 from trainer.job_dir import CheckpointName, ExitRecord, JobDir, write_json_atomically
 
 
@@ -30,3 +38,30 @@ def test_an_exit_record_is_there_or_not(tmp_path):
     write_json_atomically(attempt.exit, record)
     assert attempt.read_exit() == record
     assert [p.name for p in attempt.path.iterdir()] == ["exit.json"]
+
+
+def test_writers_of_one_file_do_not_meddle(tmp_path: Path) -> None:
+    path, values = tmp_path / "x.json", [{"writer": i, "filling": "x" * 20_000} for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda value: [write_json_atomically(path, value) for _ in range(10)], values))
+    assert json.loads(path.read_text()) in values
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_json_atomically(tmp_path / "x.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exit_is_read_without_asking_whether_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS may answer that question from what it remembers."""
+    paths = JobDir(tmp_path).attempt(1)
+    assert paths.read_exit() is None
+    write_json_atomically(paths.exit, ExitRecord(status="succeeded", reason="finished", message="", step=1, time=1.0))
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert paths.read_exit() is not None

@@ -7,6 +7,7 @@ from typing import Any
 import open_clip
 from open_clip.tokenizer import HFTokenizer
 
+from trainer import open_clip_models
 from trainer.errors import UnusableSpecError
 from trainer.model_sources import ModelError, locate
 from trainer.models import load_clip
@@ -26,9 +27,10 @@ def tokenizer_of(model: ModelSpec | None) -> tuple[Any, int]:
     try:
         structure = load_clip(model, weights=False)
         context_length: int = structure.tokenize.context_length
-        place = structure.config["text_cfg"].get("hf_tokenizer_name")
-        if place is not None:
-            return HFTokenizer(place, context_length=context_length), context_length
-        return open_clip.get_tokenizer(locate(model.name).name, context_length=context_length), context_length
-    except ModelError as error:
+        text = structure.config["text_cfg"]
+        if model.text.tower is not None:
+            place = text["hf_tokenizer_name"]
+            return HFTokenizer(place, context_length=context_length, trust_remote_code=False), context_length
+        return open_clip_models.tokenizer_of(locate(model.name), text, context_length=context_length), context_length
+    except (ModelError, OSError, ValueError) as error:
         raise UnusableSpecError(f"the captions' tokens cannot be counted: {error}") from None

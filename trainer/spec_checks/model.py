@@ -54,11 +54,11 @@ def _features(spec: JobSpec) -> Iterator[Problem]:
 def _towers(spec: JobSpec) -> Iterator[Problem]:
     image, text = spec.model.image, spec.model.text
     if image.tower is not None:
-        bare = image.tower.removeprefix("timm/").partition(".")[0]
-        if not image.tower.startswith("timm/") or bare not in catalogue.timm_models():
+        bare, _, tag = image.tower.removeprefix("timm/").partition(".")
+        if not image.tower.startswith("timm/") or bare not in catalogue.timm_models() or "/" in tag:
             message = f"{image.tower!r} is no image model of timm; write timm/NAME or timm/NAME.TAG"
             yield Problem("model.image.tower", image.tower, message)
-    if text.tower is not None and not text.tower.startswith(("hf-hub:", "local-dir:")):
+    if text.tower is not None and not _is_text_encoder(text.tower):
         message = f"{text.tower!r} is no text encoder; write hf-hub:ORG/NAME or local-dir:FOLDER"
         yield Problem("model.text.tower", text.tower, message)
     if text.tower is None:
@@ -71,6 +71,11 @@ def _towers(spec: JobSpec) -> Iterator[Problem]:
     if text.context_length is not None and text.context_length < _SHORTEST_TEXT:
         message = f"{text.context_length} leaves no room for text between start and end; use {_SHORTEST_TEXT} or more"
         yield Problem("model.text.context_length", text.context_length, message)
+
+
+def _is_text_encoder(tower: str) -> bool:
+    hub = "hf-hub:"
+    return tower.startswith("local-dir:") or tower.startswith(hub) and catalogue.is_repository(tower.removeprefix(hub))
 
 
 def _regularisation(spec: JobSpec) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from dali_pipelines.patterns import CONFINED_TO
 from dali_pipelines.sources.matching_files import MatchingFiles, matching_files
 from dali_pipelines.sources.samples import DataError
 
@@ -96,3 +97,29 @@ def test_a_remote_folder_without_shards_says_where_there_are_some(url):
 def test_commands_are_not_run():
     with pytest.raises(DataError, match="commands are not run"):
         found("pipe:curl -s https://example.com/a.tar")
+
+
+@pytest.mark.parametrize("pattern", ["{x,..}/theirs/*.tar", "{x,../theirs/*.tar}", "{.,x}{.,y}/theirs/a.tar"])
+def test_braces_do_not_climb(tmp_path, pattern):
+    for folder in ("ours", "theirs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.tar").touch()
+    with pytest.raises(DataError, match="leads out of its own folder"):
+        found(f"{tmp_path}/ours/{pattern}")
+    assert found(f"{tmp_path}/ours/../theirs/{{a,b*}}.tar").names == ["a.tar"]
+
+
+@pytest.mark.parametrize("pattern", ["link/a.tar", "link", "l*/a.tar", "{link,x}/a*.tar", "file.tar", "f*.tar", "here"])
+def test_links_out_of_the_folders_that_may_be_read(tmp_path, monkeypatch, pattern):
+    for folder in ("ours/here", "theirs"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "theirs/a.tar").touch()
+    (tmp_path / "ours/link").symlink_to(tmp_path / "theirs")
+    (tmp_path / "ours/file.tar").symlink_to(tmp_path / "theirs/a.tar")
+    (tmp_path / "ours/here/b.tar").symlink_to(tmp_path / "theirs/a.tar")
+    assert len(found(f"{tmp_path}/ours/{pattern}")) == 1
+    monkeypatch.setenv(CONFINED_TO, f"{tmp_path}/elsewhere:{tmp_path}/ours")
+    with pytest.raises(DataError, match="may not be read from"):
+        found(f"{tmp_path}/ours/{pattern}")
+    monkeypatch.setenv(CONFINED_TO, f"{tmp_path}/ours:{tmp_path}/theirs")
+    assert len(found(f"{tmp_path}/ours/{pattern}")) == 1

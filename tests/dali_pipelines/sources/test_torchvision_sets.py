@@ -287,3 +287,14 @@ def test_unlabelled_images_have_no_class(tmp_path, cache, monkeypatch):
     assert list(labelled.labels) == [1, 9]
     unlabelled = torchvision_sets.read(tmp_path, name="STL10", split="unlabeled", cache=cache)
     assert unlabelled.labels is None or set(unlabelled.labels) == {-1}
+
+
+def test_lists_name_nothing_outside_the_folder(tmp_path, cache):
+    root = tmp_path / "ours/root"
+    for folder in (root / "food-101/meta", root / "food-101/images", tmp_path / "secret"):
+        folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret/p0.jpg")
+    for split in ("train", "test"):
+        (root / f"food-101/meta/{split}.json").write_text(json.dumps({"c": ["../../../../../secret/p0"]}))
+    with fails("path", "outside"):
+        torchvision_sets.read(root, name="Food101", split="train", cache=cache)

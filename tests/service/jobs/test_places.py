@@ -42,7 +42,8 @@ def places(rooms: Path) -> Places:
 
 def confined(rooms: Path, *, urls: tuple[str, ...] = (), models: tuple[Path, ...] = ()) -> Places:
     closed = rooms / "data/attune"
-    return Places(roots=(rooms / "data",), urls=urls, closed=closed, own=closed / "files/ours", models=models)
+    own, is_model = closed / "files/ours", models.__contains__
+    return Places(roots=(rooms / "data",), urls=urls, closed=closed, own=own, is_model=is_model)
 
 
 def refused(places: Places, **spec: Any) -> list[str]:
@@ -85,6 +86,64 @@ def test_what_is_elsewhere_is_refused(places: Places, rooms: Path, path: str) ->
     path = path.format(rooms)
     assert refused(places, data={"train": path}) == ["data.train"]
     assert refused(places, model={"name": f"local-dir:{path}"}) == ["model.name"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{0}/data/attune/files/ours/{{x,..}}/theirs/*/content/*.tar",
+        "{0}/data/attune/files/ours/{{x,../theirs/*/content/*.tar}}",
+        "{0}/data/attune/files/ours/{{x,..}}/{{x,..}}/{{x,..}}/{{x,..}}/secret/*",
+        "{0}/data/{{x,../data/attune/jobs/**/*.parquet}}",
+        "{0}/data/{{flowers,attune/files/theirs/file-2}}/x.tar",
+        "{0}/data/{{flowers,link}}/x.tar",
+        "{0}/data/{{flowers,link}}",
+        "{0}/data/{{.,x}}{{.,y}}/secret/x.tar",
+        "{0}/data/shards/{{0..999999}}.tar",
+    ],
+)
+def test_braces_lead_nowhere_else(places: Places, rooms: Path, path: str) -> None:
+    assert refused(places, data={"train": path.format(rooms)}) == ["data.train"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://data.example.org/ds/{a,../private}/x.tar",
+        "https://data.example.org/ds/%2e%2e/private",
+        "https://data.example.org/ds/%252e%252e/private",
+        "https://data.example.org/ds/{a,%2e}%2e/private",
+        "https://data.example.org:99999/ds/x",
+        "https://data.example.org:x/ds/x",
+        "s3://bucket/a/{x,..%2f}y",
+        "s3://bucket/a/{x,..}/other",
+    ],
+)
+def test_urls_lead_nowhere_else(rooms: Path, url: str) -> None:
+    allowing = confined(rooms, urls=("https://data.example.org/ds/", "s3://bucket/a/"))
+    assert refused(allowing, data={"train": url}) == ["data.train"]
+    assert not refused(allowing, data={"train": "https://data.example.org/ds/a%20b/{00..09}.tar?key=a%2Fb"})
+
+
+@pytest.mark.parametrize(
+    ("field", "spec"),
+    [
+        ("model.text.tower", {"model": {"text": {"tower": "hf-hub:/etc"}}}),
+        ("model.text.tower", {"model": {"text": {"tower": "hf-hub:../../x"}}}),
+        ("model.text.tower", {"model": {"text": {"tower": "hf-hub:a/../../x"}}}),
+        ("objective.teacher.text.tower", {"objective": {"teacher": {"text": {"tower": "hf-hub:/etc"}}}}),
+        ("model.image.tower", {"model": {"image": {"tower": "timm/vit_tiny_patch16_224.x/../../secret"}}}),
+    ],
+)
+def test_names_of_the_hub_are_no_paths(places: Places, field: str, spec: dict[str, Any]) -> None:
+    assert refused(places, **spec) == [field]
+
+
+def test_one_job_cannot_change_the_cache_of_all(places: Places, rooms: Path) -> None:
+    assert refused(places, data={"cache": {"max_gb": 0.000001}}) == ["data.cache.max_gb"]
+    assert refused(places, data={"cache": {"path": f"{rooms}/data/flowers"}}) == ["data.cache.path"]
+    free = Places(roots=None, urls=None, closed=rooms / "data/attune", own=rooms / "data/attune/files/default")
+    assert not refused(free, data={"cache": {"max_gb": 1, "path": "/x"}})
 
 
 def test_a_loop_of_links_is_refused(places: Places, rooms: Path) -> None:

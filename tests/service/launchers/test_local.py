@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from service.launchers.base import Capacity, LaunchError, ProcessIdentity, Run, on_this_machine
+from service.launchers.inherited import child_environment
 from service.launchers.local import LocalLauncher, deepspeed_command, free_port
 from service.launchers.processes import TAG_VARIABLE, find, find_workers, tagged
+from service.settings import Settings
 
 PARENT_AND_CHILD = """
 import subprocess, sys, time
@@ -199,3 +201,21 @@ def test_a_number_used_again_is_not_taken_for_the_old_process(run: Run) -> None:
 def test_ports_are_free() -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", free_port()))
+
+
+def test_secrets_stay_with_the_service(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path, allowed_roots=(tmp_path / "roots",))
+    given = {
+        "ATTUNE_DATABASE_URL": "postgresql://attune:pass@db/attune",
+        "ATTUNE_API_KEY": "ak-1",
+        "SMTP_PASSWORD": "x",
+        "AWS_SECRET_ACCESS_KEY": "needed",
+        "HF_TOKEN": "needed",
+        "PATH": "/bin",
+        "ATTUNE_CONFINED_TO": "/",
+    }
+    confined_to = f"{tmp_path}/roots:{tmp_path.resolve()}"
+    kept = {"AWS_SECRET_ACCESS_KEY": "needed", "HF_TOKEN": "needed", "PATH": "/bin", "ATTUNE_CONFINED_TO": confined_to}
+    assert child_environment(settings, given) == kept
+    none = Settings(data_dir=tmp_path, worker_secrets=())
+    assert child_environment(none, given) == {"PATH": "/bin"}
