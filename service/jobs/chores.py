@@ -65,12 +65,16 @@ class Chore:
         """Look now whether there is something to do."""
         self._wake.set()
 
+    def hold(self) -> bool:
+        """Whether it is ours, for a turn that may last longer than the lease to ask between two things that it does."""
+        return self._store.leases.keep(self._name, owner=self._owner, ttl_s=self._lease_s)
+
     def do(self) -> bool:
         """One turn; whether it was ours and there was something to do. An error is logged, once while it stays."""
         try:
             if not self._needed():
                 return False
-            if not self._store.leases.keep(self._name, owner=self._owner, ttl_s=self._lease_s):
+            if not self.hold():
                 return False
             self._turn()
         except Exception as error:

@@ -28,13 +28,14 @@ class Lines:
 
 def read_lines(path: Path, offset: int, *, max_bytes: int = MAX_BYTES) -> Lines:
     """The whole lines from byte `offset` on, at most about `max_bytes`. A missing file holds none."""
-    if not path.exists():
+    try:
+        with path.open("rb") as file:  # over NFS, this sees what `exists` may not see yet
+            file.seek(offset)
+            data = file.read(max_bytes)
+            if len(data) == max_bytes:
+                data += file.readline()
+    except FileNotFoundError:
         return Lines([], offset)
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(max_bytes)
-        if len(data) == max_bytes:
-            data += file.readline()
     end = data.rfind(b"\n") + 1
     return Lines([line for line in data[:end].split(b"\n") if line], offset + end)
 

@@ -19,9 +19,11 @@ from typing import Literal
 from service.errors import Conflict, Unavailable
 from service.jobs.log_tail import last_line
 from service.jobs.registration import base_name, read_card
+from service.jobs.runner_lock import exclusive
 from service.launchers.base import LaunchError
 from service.launchers.processes import ProcessGroups
 from service.store.records import AlreadyExists, CheckpointRecord, JobRecord, ModelRecord
+from service.store.replicas import REPLICA_GONE_S
 from service.store.store import Store
 from trainer.job_dir import CheckpointName, JobDir, PromotionResult
 
@@ -73,12 +75,13 @@ class Promotions:
             Conflict: the checkpoint is not there any more.
             Unavailable: as many as may are being promoted, or the process cannot be started.
         """
-        with self._lock:
+        folder = _folder(job, checkpoint)
+        with self._lock, exclusive(folder.with_name(f".{folder.name}.lock")) as alone:
             state = self._look(job, checkpoint)
-            if state is None or state.status == "failed":
+            if alone and (state is None or state.status == "failed"):
                 self._launch(job, checkpoint)
                 state = PromotionState("running")
-        return state
+        return state or PromotionState("running")  # another replica is just starting it
 
     def look(self, job: JobRecord, checkpoint: CheckpointRecord) -> PromotionState | None:
         """Where a promotion stands, None if nobody asked for one. One that has ended well is registered."""
@@ -87,7 +90,7 @@ class Promotions:
 
     def _look(self, job: JobRecord, checkpoint: CheckpointRecord) -> PromotionState | None:
         model = self._store.models.get(model_name(job, checkpoint))
-        if model is not None:
+        if model is not None and model.project_id == job.project_id:
             return PromotionState("succeeded", model=model.id)
         folder = _folder(job, checkpoint)
         if not _record(folder).exists():
@@ -95,6 +98,10 @@ class Promotions:
         if self._groups.look(_tag(job, checkpoint), record=_record(folder)).alive:
             return PromotionState("running")
         result = _result(folder)
+        if result is None and self._groups.lives_elsewhere(
+            _record(folder), hosts=self._store.replicas.hosts_within(REPLICA_GONE_S)
+        ):
+            return PromotionState("running")
         if result is None:
             return PromotionState("failed", error=f"its process died. {last_line(_log(folder))}".strip())
         if not result.ok:
@@ -174,8 +181,10 @@ def _log(folder: Path) -> Path:
 
 
 def _result(folder: Path) -> PromotionResult | None:
-    path = folder / "result.json"
-    return PromotionResult.model_validate_json(path.read_bytes()) if path.exists() else None
+    try:
+        return PromotionResult.model_validate_json((folder / "result.json").read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def _tag(job: JobRecord, checkpoint: CheckpointRecord) -> str:

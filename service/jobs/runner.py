@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -21,6 +21,7 @@ from typing import ParamSpec, TypeVar
 from service import logs
 from service.jobs import cleanup, lifecycle
 from service.jobs.preflight import PreflightCommand, Preflights, trainer_preflight
+from service.jobs.preflight_watch import PreflightLimits
 from service.jobs.retry_rules import RetryRule
 from service.jobs.runner_lock import RunnerLock
 from service.jobs.scheduling.limits import Patience, describe_limit
@@ -76,7 +77,9 @@ class JobRunner:
         patience: Patience | None = None,
         retry_rules: Sequence[RetryRule] = (),
         preflight_command: PreflightCommand = trainer_preflight,
+        preflight_limits: PreflightLimits | None = None,
         weights_dir: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
         on_attempt_end: Callable[[JobRecord, AttemptRecord], None] | None = None,
     ) -> None:
         """`data_dir` holds the lock that keeps two services from running the same jobs on one machine's engine.
@@ -98,7 +101,12 @@ class JobRunner:
         )
         self.scheduler = Scheduler(store, launcher)
         self._preflights = Preflights(
-            store, command=preflight_command, weights_dir=weights_dir, max_tries=max_crashes_without_progress
+            store,
+            command=preflight_command,
+            weights_dir=weights_dir,
+            environment=environment,
+            max_tries=max_crashes_without_progress,
+            limits=preflight_limits,
         )
         self._lock = RunnerLock(data_dir / "runner.lock")
         self._machine = f"{socket.gethostname()}:{data_dir.absolute()}"
@@ -164,7 +172,7 @@ class JobRunner:
             self._guard("", self._schedule)
             self._guard("", self._end_strays_of_a_shared_engine)
         num_validating = 0
-        for job in self._claimed():
+        for job in self._preflights.in_turn(self._claimed()):
             self._hold_on()
             num_validating += self._guard(job.id, self._step, job, num_validating=num_validating) or False
 
@@ -324,7 +332,13 @@ class JobRunner:
         message = (
             f"Stopped to make room for {preemption.for_job}, whose priority is higher; it goes on from a checkpoint"
         )
-        self._store.attempts.ask_to_stop(preemption.job_id, preemption.number, EndReason.PREEMPTED, message=message)
+        self._store.attempts.ask_to_stop(
+            preemption.job_id,
+            preemption.number,
+            EndReason.PREEMPTED,
+            message=message,
+            for_job=preemption.for_job,
+        )
 
     def _begin(self, grant: Grant) -> None:
         if self._refuse_if_impossible(grant.job_id):

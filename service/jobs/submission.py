@@ -13,7 +13,8 @@ from typing import Any
 from service.jobs.places import Places
 from service.jobs.scheduling.wanted import columns_of, refuse
 from service.launchers.base import Capacity
-from service.store.records import DEFAULT_PROJECT, AlreadyExists, JobRecord, ProjectRecord, new_id
+from service.store.engine import DatabaseTrouble
+from service.store.records import DEFAULT_PROJECT, JobRecord, ProjectRecord, QuotaExceeded, new_id
 from service.store.store import Store
 from trainer.job_dir import JobDir, write_json_atomically
 from trainer.resolve import SpecError, SpecProblem, near, resolve
@@ -67,10 +68,10 @@ def submit(
     write_json_atomically(job_dir.spec, record.spec)
     try:
         return store.jobs.create(record)
-    except AlreadyExists:  # the folder is that job's
-        raise
-    except BaseException:
-        shutil.rmtree(job_dir.path)
+    except (QuotaExceeded, DatabaseTrouble):
+        # Where the connection broke, or another replica submits the same, the job may be there: the folder is its.
+        if store.jobs.get(record.id) is None:
+            shutil.rmtree(job_dir.path, ignore_errors=True)
         raise
 
 

@@ -34,6 +34,7 @@ from service.launchers.base import (
     RunState,
     Submitted,
 )
+from service.launchers.gang import GangFiles
 from service.store.records import (
     AttemptEnd,
     AttemptRecord,
@@ -51,6 +52,9 @@ from trainer.job_dir import Attempt, AttemptDir, ExitRecord, JobDir, write_json_
 
 LINGER_S = 5.0
 """How long processes may stay after `exit.json`: nothing of worth follows it, and they hold their devices."""
+
+UNSEEN_S = 60.0
+"""How long a file may be there before this machine sees it: what NFS remembers of a folder, `acdirmax`."""
 
 ORPHAN_GRACE_S = 130.0
 """How long ranks may live on without their launcher when nobody asked for a stop: they save a last checkpoint, for
@@ -217,6 +221,8 @@ class Supervisor:
             stop_reason=attempts[-1].stop_reason,
             micro_size=micro_size_of(paths.events),
         )
+        if remains.exit_record is None and lost is None and _may_still_be_seen(paths, attempt):
+            return
         self._follow(job, attempt, remains)
 
     def _follow(self, job: JobRecord, attempt: AttemptRecord, remains: outcome.Remains) -> None:
@@ -306,6 +312,15 @@ def _person_wants_stop(job: JobRecord) -> bool:
 def _has_run(paths: AttemptDir) -> bool:
     """Whether a worker of this attempt ever wrote anything, so that it must not be started a second time."""
     return paths.events.exists() or paths.start.exists() or paths.exit.exists()
+
+
+def _may_still_be_seen(paths: AttemptDir, attempt: AttemptRecord) -> bool:
+    """Whether all machines say that their part ended well, just now, so that `exit.json` must be there: a shared file
+    system may show what one machine has written to another only after a while."""
+    ends = GangFiles(paths, num_nodes=len(attempt.placement)).ends().values()
+    if len(ends) < max(1, len(attempt.placement)) or any((end.cause, end.code) != ("exit", 0) for end in ends):
+        return False
+    return time.time() < max(end.time for end in ends) + UNSEEN_S
 
 
 def _read_exit(paths: AttemptDir) -> ExitRecord | None:

@@ -47,7 +47,9 @@ def announce(connection: Connection, project: str, event_type: str, data: Mappin
     query = select(webhooks.c.id, webhooks.c.event_types).where(
         webhooks.c.project_id == project, webhooks.c.disabled_at.is_(None)
     )
-    listening = [id for id, wanted in connection.execute(query) if not wanted or event_type in wanted]
+    # Held, or one that is deleted meanwhile would take the change that is told of down with it.
+    held = query.with_for_update(read=True, key_share=True)
+    listening = [id for id, wanted in connection.execute(held) if not wanted or event_type in wanted]
     if listening:
         payload, now = payload_of(event_type, data), time.time()
         rows = [values_of(new_delivery(id, event_type, payload, now=now)) for id in listening]

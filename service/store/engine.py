@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+DatabaseTrouble = SQLAlchemyError
+"""Anything that the database or the way to it raises."""
 BUSY_TIMEOUT_MS = 30_000
 _POSTGRESQL_LIMITS = {
     "connect_timeout": 10,

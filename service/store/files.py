@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, delete, func, or_, select
 
 from service.store.engine import Database
 from service.store.records import AlreadyExists, FileRecord
 from service.store.rows import Page, paged, record_of, values_of
-from service.store.tables import files, upload_parts, uploads
+from service.store.tables import files, projects, upload_parts, uploads
 
 Order = Literal["asc", "desc"]
 
@@ -28,6 +28,7 @@ class Files:
             AlreadyExists: the id is taken.
         """
         with self._database.write() as connection:
+            hold_list(connection, record.project_id)
             if connection.execute(select(files.c.id).where(files.c.id == record.id)).first():
                 raise AlreadyExists("file", record.id)
             connection.execute(files.insert().values(**values_of(record)))
@@ -103,3 +104,9 @@ class Files:
 
     def _lasting(self) -> ColumnElement[Any]:
         return or_(files.c.expires_at.is_(None), files.c.expires_at > self._database.now())
+
+
+def hold_list(connection: Connection, project: str) -> None:
+    """Let a project's files be added one after another. Else one that was added first could be seen last, and whoever
+    reads the list in ascending order, page by page, would have passed its place."""
+    connection.execute(select(projects.c.id).where(projects.c.id == project).with_for_update(key_share=True))

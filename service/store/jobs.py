@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, or_, select, true, union, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, true, union, update
 from sqlalchemy.exc import IntegrityError
 
 from service.redaction import redact
@@ -136,8 +136,9 @@ class Jobs:
         ones wait for the planner and are nobody's.
 
         Args:
-            max_validating: most jobs in all whose data are being checked, the oldest first; None: any number. A caller
-                who checks few at a time need not look at thousands that wait for it.
+            max_validating: most jobs in all whose data are being checked, the oldest first, and besides one of each
+                project that has none among them; None: any number. A caller who checks few at a time need not look at
+                thousands that wait for it.
             take_over: also take what another owner holds, for a caller who knows that there is no other.
         """
         now = self._database.now()
@@ -162,6 +163,10 @@ class Jobs:
             if most > 0:
                 found = select(jobs.c.position).where(needs_work, not_mine).order_by(jobs.c.position).limit(most)
                 yield from connection.execute(found.with_for_update(skip_locked=True)).scalars().all()
+        if room is not None:  # a project that fills all places keeps no other from being looked at
+            firsts = [p for p in connection.execute(_first_of_the_others(owner, not_mine)).scalars() if p is not None]
+            found = select(jobs.c.position).where(jobs.c.position.in_(firsts), not_mine).limit(limit)
+            yield from connection.execute(found.with_for_update(skip_locked=True)).scalars().all()
 
     def any_needs_attention(self) -> bool:
         """Whether `claim` would find anything; cheaper, as it writes nothing."""
@@ -253,6 +258,13 @@ class Jobs:
         with self._database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id == id).values(**changes))
             return _must_find(connection, id)
+
+
+def _first_of_the_others(owner: str, free: ColumnElement[bool]) -> Select[Any]:
+    """Of each project none of whose data `owner` checks, the position of the first job whose data are to be checked."""
+    held = select(jobs.c.position).where(jobs.c.project_id == projects.c.id, _VALIDATING, jobs.c.lease_owner == owner)
+    first = select(func.min(jobs.c.position)).where(jobs.c.project_id == projects.c.id, _VALIDATING, free)
+    return select(first.scalar_subquery()).select_from(projects).where(~held.exists())
 
 
 def _num_validating(connection: Connection, owner: str) -> int:

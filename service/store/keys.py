@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
@@ -12,6 +13,9 @@ from service.store.rows import record_of, values_of
 from service.store.tables import api_keys
 
 _USE_NOTED_EVERY_S = 60.0
+REMEMBERED_S = 1.0
+"""For how long a key that was valid is taken to be; a key that another process revokes ends that much later here."""
+_MOST_REMEMBERED = 4096
 
 
 class Keys:
@@ -19,6 +23,7 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._remembered: dict[str, tuple[ApiKeyRecord, float]] = {}
 
     def create(self, record: ApiKeyRecord) -> ApiKeyRecord:
         """Store a new key."""
@@ -26,8 +31,18 @@ class Keys:
             connection.execute(api_keys.insert().values(**values_of(record)))
         return record
 
+    def remembered(self, hash: str) -> ApiKeyRecord | None:
+        """The key with this hash if it was found to be valid less than a second ago; asks no database."""
+        record, until = self._remembered.get(hash, (None, 0.0))
+        if record is None or time.monotonic() > until or (record.expires_at or math.inf) <= time.time():
+            return None
+        return record
+
     def find(self, hash: str) -> ApiKeyRecord | None:
         """The key with this hash that is valid now, or None. That it was used is noted once a minute."""
+        known = self.remembered(hash)
+        if known is not None:
+            return known
         now = time.time()
         with self._database.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.hash == hash, _is_valid(now))).one_or_none()
@@ -37,6 +52,9 @@ class Keys:
         if (record.last_used_at or 0) < now - _USE_NOTED_EVERY_S:
             with self._database.write() as connection:
                 connection.execute(update(api_keys).where(api_keys.c.id == record.id).values(last_used_at=now))
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[hash] = record, time.monotonic() + REMEMBERED_S
         return record
 
     def any(self) -> bool:
@@ -71,13 +89,15 @@ class Keys:
             UnknownId: there is no such key.
         """
         ends = api_keys.c.revoked_at if at <= time.time() else api_keys.c.expires_at
+        self._remembered.clear()
         sooner = and_(api_keys.c.id == id, or_(ends.is_(None), ends > at))
         with self._database.write() as connection:
             connection.execute(update(api_keys).where(sooner).values({ends.name: at}))
             row = connection.execute(select(api_keys).where(api_keys.c.id == id)).one_or_none()
             if row is None:
                 raise UnknownId("API key", id)
-            return record_of(ApiKeyRecord, row)
+        self._remembered.clear()  # again: somebody may have read it in between
+        return record_of(ApiKeyRecord, row)
 
 
 def _is_valid(now: float) -> ColumnElement[bool]:

@@ -11,6 +11,9 @@ from service.store.records import ReplicaRecord
 from service.store.rows import record_of
 from service.store.tables import replicas
 
+REPLICA_GONE_S = 60.0
+"""One that was not seen for so long is taken to be gone."""
+
 
 class Replicas:
     """Replicas. Each method is one transaction."""
@@ -32,6 +35,10 @@ class Replicas:
         with self._database.read() as connection:
             rows = connection.execute(select(replicas).where(recent).order_by(replicas.c.started_at))
             return [record_of(ReplicaRecord, row) for row in rows]
+
+    def hosts_within(self, seconds: float) -> set[str]:
+        """Machines on which a replica was seen in the last `seconds`."""
+        return {replica.host for replica in self.seen_within(seconds)}
 
     def forget(self, id: str) -> None:
         """Remove a replica that ends, and those that have not been seen for a day."""

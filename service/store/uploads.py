@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, func, select, update
 
 from service.store.engine import Database
+from service.store.files import hold_list
 from service.store.records import FileRecord, UnknownId, UploadPartRecord, UploadRecord
 from service.store.rows import Page, paged, record_of, values_of
 from service.store.tables import files, upload_parts, uploads
@@ -79,6 +80,7 @@ class Uploads:
         with self._database.write() as connection:
             if not _end(connection, id, "completed", file_id=file.id):
                 return None
+            hold_list(connection, file.project_id)
             connection.execute(files.insert().values(**values_of(file)))
             return _must_find(connection, id)
 

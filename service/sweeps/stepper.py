@@ -27,7 +27,7 @@ from service.store.sweeps import OPEN_TRIAL
 from service.sweeps.curves import Curves
 from service.sweeps.space import num_trials
 from service.sweeps.stopping import why_stop
-from service.sweeps.submitting import Submitter
+from service.sweeps.submitting import Submitter, job_id_of
 from service.sweeps.suggesting import Tried, next_point
 from trainer.resolve import SpecError
 
@@ -66,6 +66,8 @@ class SweepStepper:
         active = self._store.sweeps.active()
         self._curves = {sweep.id: self._curves[sweep.id] for sweep in active if sweep.id in self._curves}
         for sweep in active:
+            if not self._is_ours():
+                return
             try:
                 self._step(sweep)
                 self._errors.pop(sweep.id, None)
@@ -74,6 +76,10 @@ class SweepStepper:
                 if self._errors.get(sweep.id) != text:
                     log.exception("error in sweep %s; trying again", sweep.id)
                 self._errors[sweep.id] = text
+
+    def _is_ours(self) -> bool:
+        """Whether no other replica has taken over during this turn, which may last longer than the lease."""
+        return self.chore.hold()
 
     def _step(self, sweep: SweepRecord) -> None:
         request = SweepCreate.model_validate(sweep.request)
@@ -95,8 +101,10 @@ class SweepStepper:
         if trial.job_id is None:
             if sweep.status == "running":
                 self._submit(sweep, request, trial)
-            else:
+            elif self._store.jobs.get(job_id_of(trial)) is None:
                 self._note(trial, "stopped", note=f"the sweep was {sweep.status} before it began")
+            else:  # submitted by a service that died before it could note it; followed at the next turn
+                self._store.sweeps.update_trial(trial, status="running", job_id=job_id_of(trial))
             return
         job = self._store.jobs.get(trial.job_id)
         assert job is not None
@@ -110,6 +118,8 @@ class SweepStepper:
             self._stopped(trial, request, curves, note="its job was cancelled")
 
     def _submit(self, sweep: SweepRecord, request: SweepCreate, trial: SweepTrialRecord) -> None:
+        if not self._is_ours():
+            return
         try:
             job = self._submitter.submit(sweep, request, trial)
         except SpecError as error:
@@ -117,8 +127,15 @@ class SweepStepper:
         except QuotaExceeded as error:
             log.info("sweep %s waits: %s", sweep.id, error)
         else:
-            self._store.sweeps.update_trial(trial, status="running", job_id=job.id)
+            if not self._store.sweeps.update_trial(trial, status="running", job_id=job.id):
+                self._give_up(sweep, trial, job)
             self._wake_runner()
+
+    def _give_up(self, sweep: SweepRecord, trial: SweepTrialRecord, job: JobRecord) -> None:
+        """Cancel the job of a trial that another replica has ended meanwhile, or else nobody would."""
+        now = next((known for known in self._trials(sweep) if known.number == trial.number), None)
+        if now is not None and now.job_id != job.id and not job.visible_status.is_terminal:
+            self._cancel(job, f"its trial {trial.number} of sweep {sweep.id} had ended before it began")
 
     def _succeed(self, trial: SweepTrialRecord, job: JobRecord, request: SweepCreate, curves: Curves) -> None:
         model = None if job.fine_tuned_model is None else self._store.models.get(job.fine_tuned_model)

@@ -118,9 +118,9 @@ class Deliverer:
             if full or message.id in self._sending:
                 return
             thread = threading.Thread(target=self._send, args=(webhook, message), name=message.id, daemon=True)
-            self._sending[message.id] = thread
+            thread.start()  # where the system has no room for it, nothing has been counted yet
+            self._sending[message.id] = thread  # before it can end, as its end needs the lock
             self._receivers[webhook.id] += 1
-            thread.start()
 
     def _send(self, webhook: WebhookRecord, message: WebhookDeliveryRecord) -> None:
         try:

@@ -1,5 +1,7 @@
 """The order in which waiting jobs are looked at: by priority, then by what their projects have had, then by age.
 
+Within a priority those go first for which runs have been stopped: or else these might have stopped in vain.
+
 Among projects of the same priority the next job comes from the one that has had the least for its weight. What it has
 had is its recent device-seconds, which halve every `usage_half_life_s`, and ten minutes in advance for each device
 that it holds or that was just planned for it, so that projects that begin equal take turns.
@@ -29,7 +31,9 @@ def in_order(
         by_priority[job.priority].append(job)
     ordered: list[Waiting] = []
     for priority in sorted(by_priority, reverse=True):
-        ordered += _take_turns(by_priority[priority], projects=projects, had=had)
+        for first in (True, False):
+            alike = [job for job in by_priority[priority] if job.room_made is first]
+            ordered += _take_turns(alike, projects=projects, had=had)
     return ordered
 
 

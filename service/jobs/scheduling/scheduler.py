@@ -1,20 +1,23 @@
 """Reads from the store what a plan needs, and no more often than that pays.
 
 A turn costs one look at an index while nothing waits. While all devices are taken, the queue is only read if a job of
-higher priority than some preemptible run waits. Otherwise the heads of the lines are read, at most `WINDOW` jobs: what
-is behind them in line is planned when they are gone. After a plan that changed nothing, the next one waits until
+higher priority than some preemptible run waits. Otherwise the heads of the lines are read until there are `WINDOW` jobs
+that could start: what is behind them in line is planned when they are gone. Those that cannot start now, such as jobs
+of a project at its quota, take no place of others. After a plan that changed nothing, the next one waits until
 devices or queue have changed, or for fifty times as long as the plan took.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from service.jobs.scheduling.fair_share import ADVANCE_S
 from service.jobs.scheduling.plan import plan
+from service.jobs.scheduling.quotas import Quotas
 from service.jobs.scheduling.state import Plan, Running, Share, State, Waiting
-from service.jobs.scheduling.wanted import fewer, settle
+from service.jobs.scheduling.wanted import could_host, fewer, settle
 from service.launchers.base import Capacity, Launcher, NodeShare, Placement
 from service.store.projects import decayed
 from service.store.queue import QueuedJob, RunningJob
@@ -22,8 +25,9 @@ from service.store.records import JobStatus, ProjectRecord
 from service.store.store import Store
 
 WINDOW = 128
-"""Most waiting jobs that a plan looks at."""
+"""Most waiting jobs that a plan looks at, of those that could start."""
 _FEWEST_OF_A_PROJECT = 8
+_MOST_WITHIN_A_QUOTA = 16  # at once: where the first of them is too large, the others are read for nothing
 _REST_FACTOR = 50.0
 _LONGEST_REST_S = 5.0
 _LEAST_WEIGHT = 1e-6
@@ -55,21 +59,26 @@ class Scheduler:
             self._seen, self._rests_until = seen, began + min(_LONGEST_REST_S, _REST_FACTOR * spent)
         return decided
 
-    def state(self, capacity: Capacity | None = None, *, window: int = WINDOW) -> State:
+    def state(self, capacity: Capacity | None = None, *, window: int = WINDOW, with_stuck: bool = False) -> State:
         """All that a plan depends on, as it is now.
 
         Args:
             window: most waiting jobs to read.
+            with_stuck: also read `window` jobs that go before others but cannot start now, to tell why.
         """
         now = time.time()
         capacity = capacity or self._launcher.capacity()
         running = [_running(run, now) for run in self._store.queue.running()]
         records = {project.id: project for project in self._store.projects.list()}
         shares = _shares(records.values(), running, half_life_s=self._store.usage_half_life_s, now=now)
-        rows = self._heads(shares, running, window=window)
-        waiting = [self._waiting(row, capacity, records[row.project_id].max_devices, now) for row in rows]
+        found = self._startable(shares, running, capacity=capacity, window=window, now=now)
+        if with_stuck:
+            rows = self._heads(shares, running, window=window)
+            found = {
+                row.id: self._waiting(row, capacity, shares[row.project_id].max_devices, now) for row in rows
+            } | found
         return State(
-            now=now, nodes=capacity.nodes, running=tuple(running), waiting=tuple(waiting), projects=shares
+            now=now, nodes=capacity.nodes, running=tuple(running), waiting=tuple(found.values()), projects=shares
         )  # fmt: skip
 
     def preview(self, *, window: int = 4 * WINDOW) -> tuple[State, Plan]:
@@ -78,7 +87,7 @@ class Scheduler:
         Args:
             window: most waiting jobs to look at.
         """
-        state = self.state(window=window)
+        state = self.state(window=window, with_stuck=True)
         return state, plan(state)
 
     def _worthwhile(self, capacity: Capacity, taken: set[tuple[str, int]]) -> bool:
@@ -89,22 +98,50 @@ class Scheduler:
         runs = self._store.queue.running()
         return top is not None and any(run.preemptible and not _stopping(run) and run.priority < top for run in runs)
 
+    def _startable(
+        self, shares: Mapping[str, Share], running: Sequence[Running], *, capacity: Capacity, window: int, now: float
+    ) -> dict[str, Waiting]:
+        """The first jobs of each line that could start if there were devices, and by the way some that could not."""
+        found: dict[str, Waiting] = {}
+        quotas, num_startable = Quotas(shares, running), 0
+        largest = max((len(node.devices) for node in capacity.nodes), default=0)
+        # Where machines come and go, what none of them could host waits; elsewhere it is refused as soon as it is read.
+        most = (len(capacity.nodes), largest) if capacity.may_grow else None
+        for priority, projects in self._lines(shares, running):
+            of_each = max(_FEWEST_OF_A_PROJECT, (window - num_startable) // len(projects))
+            for project in projects:
+                if num_startable >= window:
+                    return found
+                if quotas.most(project) < 1:
+                    continue
+                limit = of_each if math.isinf(quotas.most(project)) else min(of_each, _MOST_WITHIN_A_QUOTA)
+                for row in self._store.queue.head(priority, project, limit=limit, ready_at=now, most=most):
+                    job = self._waiting(row, capacity, shares[project].max_devices, now)
+                    num_startable += could_host(job.nodes, job.devices, capacity) and quotas.admit(job)
+                    found[job.id] = job
+        return found
+
     def _heads(self, shares: Mapping[str, Share], running: Sequence[Running], *, window: int) -> list[QueuedJob]:
-        """The first jobs of each line: of the higher priorities first, and of those projects first that are due."""
+        """The first jobs of each line."""
+        rows: list[QueuedJob] = []
+        for priority, projects in self._lines(shares, running):
+            of_each = max(_FEWEST_OF_A_PROJECT, (window - len(rows)) // len(projects))
+            for project in projects:
+                if len(rows) >= window:
+                    return rows
+                rows += self._store.queue.head(priority, project, limit=of_each)
+        return rows
+
+    def _lines(self, shares: Mapping[str, Share], running: Sequence[Running]) -> Iterator[tuple[int, list[str]]]:
+        """The priorities that wait, the highest first, each with its projects, of which those go first that are due."""
         had = {name: share.used for name, share in shares.items()}
         for run in running:
             had[run.project_id] += run.num_devices * ADVANCE_S
         by_priority: dict[int, list[str]] = {}
         for priority, project in self._store.queue.lines():
             by_priority.setdefault(priority, []).append(project)
-        rows: list[QueuedJob] = []
         for priority, projects in by_priority.items():
-            of_each = max(_FEWEST_OF_A_PROJECT, (window - len(rows)) // len(projects))
-            for project in sorted(projects, key=lambda name: had[name] / shares[name].weight):
-                if len(rows) >= window:
-                    return rows
-                rows += self._store.queue.head(priority, project, limit=of_each)
-        return rows
+            yield priority, sorted(projects, key=lambda name: had[name] / shares[name].weight)
 
     def _waiting(self, row: QueuedJob, capacity: Capacity, max_devices: int | None, now: float) -> Waiting:
         nodes = row.nodes
@@ -121,6 +158,7 @@ class Scheduler:
             devices=devices,
             longest_s=_longest(row, now),
             not_before=row.not_before,
+            room_made=row.room_made,
         )
 
 

@@ -32,6 +32,8 @@ class Waiting:
     longest_s: float | None = None
     """Seconds after which its run ends at the latest; None: nobody knows."""
     not_before: float = 0.0
+    room_made: bool = False
+    """Whether runs were stopped for it, so that it goes before others of its priority."""
 
     @property
     def num_devices(self) -> int:

@@ -40,9 +40,9 @@ def preflight_command(job_dir: Path) -> list[str]:
 class World:
     """One data folder with the service's parts on it."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, url: str) -> None:
         self.data_dir = data_dir
-        self.url = f"sqlite:///{data_dir / 'attune.db'}"
+        self.url = url
         self.store = Store(self.url)
         self.store.upgrade()
         self.launcher = self.new_launcher()
@@ -133,8 +133,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, empty_url: str) -> Iterator[World]:
     """A fresh data folder."""
-    world = World(tmp_path)
+    world = World(tmp_path, url=empty_url)
     yield world
     world.close()

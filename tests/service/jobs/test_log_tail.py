@@ -47,6 +47,10 @@ def words(tmp_path: Path, text: str) -> LastWords:
         (f"{CHAINED}{PEER_TRACEBACK}{LAUNCHER.format(code=1)}", "shard 00012.tar holds no caption"),
         (f"step 1\nFatal Python error: Segmentation fault\n{LAUNCHER.format(code=-11)}", "Segmentation fault"),
         (f"step 1\n{LAUNCHER.format(code=-9)}", "signal 9 (SIGKILL"),
+        (
+            f"step 1\n{LAUNCHER.format(code=-9)}the kernel of node3 killed a process for lack of memory\n",
+            "the kernel of node3 killed a process for lack of memory",
+        ),
         (f"step 1\nc++: not found\n{PEER}", "c++: not found"),
         (f"loading the model\n{PEER}{LAUNCHER.format(code=1)}", "loading the model"),
         ("", ""),

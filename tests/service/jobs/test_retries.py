@@ -46,23 +46,24 @@ def test_a_job_that_fits_with_no_micro_batch_fails_and_says_what_to_set(world: W
 
 def test_a_job_waits_without_devices_before_it_is_tried_again(world: World) -> None:
     rule = RetryRule(name="network", pattern="link is down", action="retry_elsewhere", backoff_s=0.4)
-    job = world.submit(crash_at={1: 1, 2: 1}, last_words={1: "the link is down", 2: "the link is down"})
+    words = "the link is down"
+    job = world.submit(crash_at={1: 1, 2: 1}, last_words={1: words, 2: words})
     runner = world.new_runner(retry_rules=(rule,))
-    world.wait(lambda: world.job(job).num_attempts == 1 and world.job(job).status is JobStatus.QUEUED, runner=runner)
+    world.wait(lambda: world.job(job).num_attempts == 2 and world.job(job).status is JobStatus.QUEUED, runner=runner)
     waiting = world.job(job)
     assert world.store.attempts.leased_devices() == set()
-    assert waiting.retries == {"network": 1}
+    assert waiting.retries == {"network": 1}, "the first attempt made a step, the second none that was new"
     ended = world.finish(job, runner)
     assert ended.status is JobStatus.SUCCEEDED
-    first, second, _ = world.store.attempts.list(job.id)
-    assert first.ended_at is not None
-    assert second.created_at >= waiting.not_before >= first.ended_at + 0.35
+    _, second, third = world.store.attempts.list(job.id)
+    assert second.ended_at is not None
+    assert third.created_at >= waiting.not_before >= second.ended_at + 0.35
     assert any("the job is queued again" in message.lower() for message in said(world, job))
 
 
 def test_the_sentence_that_matters_is_in_the_error(world: World) -> None:
     trace = 'Traceback (most recent call last):\n  File "x.py", line 1\nValueError: shard 7 is not a tar file'
-    job = world.submit(always_crash_at=1, last_words={2: trace})
+    job = world.submit(always_crash_at=1, last_words={3: trace})
     ended = world.finish(job, world.new_runner(max_crashes_without_progress=2))
-    assert (ended.status, ended.error_code) == (JobStatus.FAILED, "crashed")
+    assert (ended.status, ended.error_code, ended.num_attempts) == (JobStatus.FAILED, "crashed", 3)
     assert str(ended.error_message).endswith("ValueError: shard 7 is not a tar file")

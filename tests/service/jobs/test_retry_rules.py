@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.jobs.retry_rules import Ending, RetryRule, RetryRulesError, default_rules, find_rule, read_rules
+from service.launchers.memory_kills import describe_kill
 from service.store.records import EndReason
 
 GPU_MEMORY = """\
@@ -80,6 +81,7 @@ KILLED = "[2026-11-21 09:18:43,368] [ERROR] [launch.py:259:sigkill_handler] ['py
         (EndReason.STALLED, "", "stalled"),
         (EndReason.INTERRUPTED, "", "interrupted"),
         (EndReason.CRASHED, KILLED, "crashed"),
+        (EndReason.CRASHED, f"{KILLED}\n{describe_kill()}", "killed_for_memory"),
         (EndReason.CRASHED, "", "crashed"),
     ],
 )

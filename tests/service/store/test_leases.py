@@ -30,6 +30,15 @@ def test_one_owner_at_a_time_renews_gives_back_or_runs_out(store: Store) -> None
     assert store.leases.acquire("planner", owner="a", ttl_s=30) is not None
 
 
+def test_what_a_dead_service_held_is_free_when_its_planning_is_taken_over(store: Store) -> None:
+    for name, owner in (("planner", "dead"), ("webhooks", "dead"), ("sweeps", "alive")):
+        assert store.leases.acquire(name, owner=owner, ttl_s=3600)
+    store.leases.seize("planner", owner="next", ttl_s=30)
+    assert store.leases.holder("planner") == "next"
+    assert store.leases.acquire("webhooks", owner="next", ttl_s=30) is not None
+    assert store.leases.acquire("sweeps", owner="next", ttl_s=30) is None
+
+
 def test_of_many_that_ask_at_once_one_gets_it(empty_url: str, store: Store) -> None:
     stores = [Store(empty_url) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:

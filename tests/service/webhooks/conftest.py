@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -114,9 +113,9 @@ def dripping_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(empty_url: str) -> Iterator[Store]:
     """A store with its tables."""
-    store = Store(f"sqlite:///{tmp_path / 'attune.db'}")
+    store = Store(empty_url)
     store.upgrade()
     yield store
     store.close()

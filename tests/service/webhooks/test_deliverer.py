@@ -2,12 +2,14 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import openai
 import pytest
+from sqlalchemy.dialects import postgresql
 
-from service.store.announcements import PING, payload_of
+from service.store.announcements import PING, announce, payload_of
 from service.store.records import JobStatus, ProjectRecord, TransitionRefused
 from service.store.store import Store
 from service.webhooks.addresses import Addresses
@@ -41,6 +43,40 @@ def wait(condition, timeout_s=10.0):
 
 def statuses(store, webhook):
     return [delivery.status for delivery in store.deliveries.list(webhook.id)[0]]
+
+
+def test_a_message_for_which_no_thread_could_be_started_is_sent_later(
+    store, register, receiver, cancelled_job, monkeypatch
+):
+    webhook = register(receiver.url)
+    cancelled_job()
+    deliverer = Deliverer(store, owner="one", addresses=HERE, rules=QUICK)
+
+    def no_room(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", no_room)
+        for _ in range(8):
+            assert not deliverer.chore.do()
+    assert deliverer.chore.do()
+    wait(lambda: statuses(store, webhook) == ["delivered"])
+    deliverer.stop()
+
+
+def test_a_webhook_is_held_while_it_is_told_of_something(store, monkeypatch):
+    """On PostgreSQL one that is deleted meanwhile would take the change that is told of down with it."""
+    asked = []
+    with store.database.write() as connection:
+        execute = connection.execute
+
+        def noting(statement, *given):
+            asked.append(str(statement.compile(dialect=postgresql.dialect())))
+            return execute(statement, *given)
+
+        monkeypatch.setattr(connection, "execute", noting)
+        announce(connection, "default", PING, {})
+    assert "FOR KEY SHARE" in asked[0]
 
 
 def test_a_jobs_end_is_told_signed_to_those_who_listen(

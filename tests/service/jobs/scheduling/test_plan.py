@@ -132,6 +132,21 @@ def test_nobody_more_is_stopped_while_enough_devices_come_free() -> None:
     assert decided.waits["later"].why == "devices"
 
 
+def test_a_run_is_stopped_for_whom_it_was_said() -> None:
+    """The wide job is older and would hold the machine that came free, without ever having enough others."""
+    machines = nodes(4, 4, 4)
+    going = tuple(runs(name, (0, 1, 2, 3), node=name, preemptible=False) for name in ("n0", "n1"))
+    victim = runs("victim", (0, 1, 2, 3), node="n2", priority=1)
+    wide, small = wants("wide", 4, nodes=2), wants("small", 4)
+    first = planned(wide, small, on=machines, running=(*going, victim))
+    assert [(p.job_id, p.for_job) for p in first.preemptions] == [("victim", "small")]
+    promised = replace(small, room_made=True)
+    stopping = planned(wide, promised, on=machines, running=(*going, replace(victim, stopping=True)))
+    assert (stopping.preemptions, stopping.waits["small"].why) == ((), "stopping")
+    then = planned(wide, promised, wants("victim", 4, priority=1), on=machines, running=going)
+    assert started(then)["small"] == (NodeShare("n2", (0, 1, 2, 3)),)
+
+
 def test_equal_priority_preempts_nobody() -> None:
     assert planned(wants("x"), on=nodes(1), running=(runs("r"),)).preemptions == ()
 
