@@ -12,7 +12,7 @@ from service.launchers.base import Capacity
 from service.schemas.estimates import Choice, Estimate, MemoryOfStage, Placement, TimeEstimate
 from service.store.records import JobRecord, JobStatus
 from service.store.store import Store
-from trainer.plan.memory import memory_by_stage
+from trainer.plan.memory import Load, input_bytes, memory_by_stage
 from trainer.spec import JobSpec
 
 _HEADROOM = 0.9  # of a device's memory: the rest goes to workspaces, fragments and buckets in flight
@@ -157,13 +157,15 @@ def _may_accumulate(spec: JobSpec) -> bool:
 
 def _total(spec: JobSpec, plan: Plan, *, devices: int, stage: int, micro_size: int) -> int:
     trained, total = plan["parameters"]["trainable"], plan["parameters"]["total"]
-    stages = memory_by_stage(
-        spec,
+    load = Load(
         trained=trained,
         frozen=total - trained,
         devices=devices,
         activations=plan["memory"]["activations"][str(micro_size)],
+        inputs=input_bytes(spec, micro_size=micro_size, image_size=plan["memory"]["image_size"]),
+        accumulation=spec.batch.global_size // (devices * micro_size),
     )
+    stages = memory_by_stage(spec, load)
     return int(stages[str(stage)]["total"])
 
 

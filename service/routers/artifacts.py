@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,6 +16,13 @@ from service.schemas.artifacts import Artifact
 from service.schemas.pages import IdPage
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/artifacts", tags=["fine-tuning jobs"])
+
+_FILE_OR_FOLDER: dict[str, Any] = {
+    "content": {
+        media_type: {"schema": {"type": "string", "format": "binary"}}
+        for media_type in ("application/octet-stream", "application/x-tar")
+    }
+}
 
 
 @router.get("", responses=NO_JOB)
@@ -32,7 +39,9 @@ def list_job_artifacts(
     return IdPage[Artifact].of(page, has_more=start + limit < len(found))
 
 
-@router.get("/{path:path}", response_class=Response, responses={**NO_JOB, **RangeHeaders.RESPONSES})
+@router.get(
+    "/{path:path}", response_class=Response, responses={**NO_JOB, **RangeHeaders.RESPONSES, 200: _FILE_OR_FOLDER}
+)
 def download_artifact(job: TheJob, path: str, request: Request, conditions: TheConditions, asked: TheRange) -> Response:
     """One file, or a range of it; a folder, such as `export` or `checkpoints/step-40-attempt-1`, as a tar archive."""
     found = find_artifact(job, path)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from service.conditions import CHANGED, NOT_MODIFIED, TheConditions
 from service.dependencies import TheCaller, TheStore, find_model
-from service.schemas.base import ErrorAnswer, Page
+from service.schemas.base import ErrorAnswer, Listing
 from service.schemas.models import DeletedModel, Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -17,9 +17,9 @@ NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "descri
 
 
 @router.get("")
-def list_models(store: TheStore, caller: TheCaller) -> Page[Model]:
+def list_models(store: TheStore, caller: TheCaller) -> Listing[Model]:
     """All registered models, newest first."""
-    return Page[Model](data=[Model.from_record(record) for record in store.models.list(project=caller.project_id)])
+    return Listing[Model](data=[Model.from_record(record) for record in store.models.list(project=caller.project_id)])
 
 
 @router.get("/{model:path}", response_model=Model, responses={**NO_MODEL, **NOT_MODIFIED})

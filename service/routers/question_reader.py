@@ -77,7 +77,7 @@ class QuestionReader(Generic[QuestionType]):
 
     async def _from_form(self, request: Request, limits: ImageLimits) -> Asked[QuestionType]:
         async with request.form(max_files=_MAX_PARTS, max_fields=_MAX_PARTS) as form:
-            question = _validated(lambda: self._question.model_validate(_fields_in(form)))
+            question = _validated(lambda: self._question.model_validate(_fields_in(form), strict=False))
             files = _files_in(form)
             check_count(len(files), limits=limits, param="image")
             for index, file in enumerate(files):

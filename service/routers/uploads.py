@@ -12,7 +12,7 @@ from service.dependencies import After, TheCaller, TheSettings, TheStore, TheUpl
 from service.errors import PayloadTooLarge
 from service.files.library import check_name
 from service.files.receiving import receive
-from service.idempotency import IdempotentRoute
+from service.idempotency import IDEMPOTENT, IdempotentRoute, TheChosenId
 from service.schemas.base import ErrorAnswer
 from service.schemas.files import Upload, UploadComplete, UploadCreate, UploadPart
 from service.schemas.pages import IdPage
@@ -47,15 +47,26 @@ def _upload(upload_id: str, assembler: TheUploads, caller: TheCaller) -> UploadR
 TheUpload = Annotated[UploadRecord, Depends(_upload)]
 
 
-@router.post("", responses={**UNUSABLE, **TOO_LARGE})
-def create_upload(body: UploadCreate, assembler: TheUploads, settings: TheSettings, caller: TheCaller) -> Upload:
+@router.post("", responses={**UNUSABLE, **TOO_LARGE}, dependencies=[IDEMPOTENT])
+def create_upload(
+    body: UploadCreate,
+    assembler: TheUploads,
+    settings: TheSettings,
+    store: TheStore,
+    caller: TheCaller,
+    chosen: TheChosenId,
+) -> Upload:
     """Announce a file that will arrive in parts."""
+    id = chosen.new("upload").replace("-", "_")
+    already = store.uploads.get(id)
+    if already is not None:  # made under the same Idempotency-Key by a service that died before it could answer
+        return Upload.from_record(already)
     if body.bytes > settings.max_file_bytes:
         message = f"a file may have {settings.max_file_bytes} bytes at most, not {body.bytes}"
         raise PayloadTooLarge(message, param="bytes")
     now = time.time()
     record = UploadRecord(
-        id=new_id("upload").replace("-", "_"),
+        id=id,
         project_id=caller.project_id,
         filename=check_name(body.filename),
         purpose=body.purpose,

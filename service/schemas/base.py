@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 Item = TypeVar("Item")
 
@@ -16,18 +16,35 @@ class Answer(BaseModel):
 
 
 class Body(BaseModel):
-    """Base of what callers send: an unknown field is an error, so that no misspelt setting is passed over."""
+    """Base of what callers send: an unknown field is an error, so that no misspelt setting is passed over, and so is
+    a value of another type than the schema's, such as `true` for a number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers_are_integers(cls, given: Any) -> Any:
+        """To JSON Schema, 2.0 is an integer."""
+        if not isinstance(given, dict):
+            return given
+        whole = {name: int(value) for name, value in given.items() if isinstance(value, float) and value.is_integer()}
+        return {**given, **whole}
 
 
-class Page(Answer, Generic[Item]):
-    """Part of a list, in OpenAI's envelope."""
+class Listing(Answer, Generic[Item]):
+    """A whole list, in OpenAI's envelope."""
 
     object: Literal["list"] = "list"
     """Always `list`."""
     data: list[Item]
     """The items."""
+
+
+class Page(Listing[Item], Generic[Item]):
+    """Part of a list."""
+
     has_more: bool = False
     """Whether more follow; ask for them with `after` set to the last item's id."""
 

@@ -29,17 +29,21 @@ class MemoryOfStage(Answer):
     weights: int
     """The model's weights."""
     gradients: int
-    """Their gradients."""
+    """Their gradients, as far as the stage leaves them on each device."""
     optimizer: int
     """What the optimizer remembers, master weights included."""
     ema: int
     """The moving average of the weights."""
     activations: int
     """What the forward pass of a micro-batch keeps for the backward pass."""
+    inputs: int
+    """Images that are decoded ahead."""
+    buffers: int
+    """DeepSpeed's own: gradients that are averaged, and under stage 3 weights that are gathered."""
     host: int
     """What is offloaded, in the memory of the CPU or on NVMe."""
     total: int
-    """All that is on the device."""
+    """What is on the device at its fullest: less than the sum, as activations give way to gradients."""
     fits: bool | None
     """Whether a device has that much, with a tenth to spare; null where it is not known how much it has."""
 

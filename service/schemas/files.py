@@ -56,7 +56,7 @@ class File(Named):
             created_at=int(record.created_at),
             expires_at=None if record.expires_at is None else int(record.expires_at),
             filename=record.filename,
-            purpose=record.purpose,  # type: ignore[arg-type]  # checked when it was stored
+            purpose=record.purpose,  # checked when it was stored
             status=record.status,
             status_details=record.status_details,
             sha256=record.sha256,
@@ -157,7 +157,7 @@ class Upload(Answer):
             created_at=int(record.created_at),
             expires_at=int(record.expires_at),
             filename=record.filename,
-            purpose=record.purpose,  # type: ignore[arg-type]  # checked when it was stored
+            purpose=record.purpose,  # checked when it was stored
             status=record.status,
             file=None if file is None else File.from_record(file),
         )

@@ -29,4 +29,4 @@ class Readiness(Answer):
     status: Literal["ready", "not_ready"]
     """`ready` if every part is."""
     parts: dict[str, PartState]
-    """By name: `store`, `jobs` and `inference`."""
+    """By name: `store`, `jobs`, `engine` and `inference`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from service.schemas.base import Answer, Body
 
@@ -77,13 +77,22 @@ def _read_input(value: Any) -> str | ImageInput:
     raise ValueError('an input is a text, {"image": BASE64} or a data:image/... URI; token numbers are not supported')
 
 
+_INPUT_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": _MAX_TEXT_LENGTH},
+        {"type": "string", "pattern": "^data:image/"},
+        ImageInput.model_json_schema(),
+    ]
+}
+
+
 class EmbeddingsBody(Body):
     """OpenAI's embeddings request; images may stand among the texts."""
 
     model: Annotated[str, Field(min_length=1)]
     """Name of a registered image-text model."""
     input: Annotated[
-        list[Annotated[str | ImageInput, BeforeValidator(_read_input)]],
+        list[Annotated[str | ImageInput, BeforeValidator(_read_input), WithJsonSchema(_INPUT_SCHEMA)]],
         BeforeValidator(_list_of_one),
         Field(min_length=1),
     ]

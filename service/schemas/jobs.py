@@ -26,12 +26,22 @@ class JobError(Answer):
 class JobHyperparameters(Answer):
     """The spec's settings that OpenAI has words for; `spec` has them all."""
 
-    n_epochs: int | float | None
-    """`schedule.epochs`."""
+    n_epochs: int | None
+    """`schedule.epochs`; null where that is no whole number."""
     batch_size: int | None
     """`batch.global_size`."""
     learning_rate_multiplier: float | None = None
     """Always null: a multiplier that was given is already in `spec.optim.lr`."""
+
+
+class MachineShare(Answer):
+    """Devices of one machine."""
+
+    node: str
+    """The machine, as the engine calls it; `local` for the service's own. Slurm places jobs itself, and this is the
+    plan's."""
+    devices: list[int]
+    """Their numbers."""
 
 
 class AttemptSummary(Answer):
@@ -46,7 +56,11 @@ class AttemptSummary(Answer):
     end_message: str | None
     """The same as a sentence."""
     devices: list[int]
-    """Device numbers."""
+    """Device numbers, of all machines one after another."""
+    engine: str
+    """What ran it: `local`, `ray` or `slurm`."""
+    placement: list[MachineShare]
+    """Where, in the order of ranks."""
     resume: bool
     """Whether it went on from a checkpoint."""
     overrides: dict[str, Any]
@@ -69,6 +83,8 @@ class AttemptSummary(Answer):
             end_reason=record.end_reason,
             end_message=record.end_message,
             devices=record.devices,
+            engine=record.engine,
+            placement=[MachineShare.model_validate(share) for share in record.placement],
             resume=record.resume,
             overrides=record.overrides,
             start_step=record.start_step,
@@ -181,9 +197,8 @@ def _error(record: JobRecord) -> JobError | None:
 
 def _hyperparameters(spec: Mapping[str, Any]) -> JobHyperparameters:
     epochs = spec.get("schedule", {}).get("epochs")
-    if isinstance(epochs, float) and epochs.is_integer():
-        epochs = int(epochs)
-    return JobHyperparameters(n_epochs=epochs, batch_size=spec.get("batch", {}).get("global_size"))
+    whole = int(epochs) if epochs is not None and float(epochs).is_integer() else None
+    return JobHyperparameters(n_epochs=whole, batch_size=spec.get("batch", {}).get("global_size"))
 
 
 def _seconds(time: float | None) -> int | None:

@@ -15,7 +15,7 @@ class KeyCreate(Body):
 
     name: Annotated[str, Field(min_length=1, max_length=255)]
     """What it is for, such as the person or the program that will use it."""
-    role: Role = Role.MEMBER
+    role: Annotated[Role, Field(strict=False)] = Role.MEMBER
     """`viewer` reads and asks models, `member` also submits and changes, `admin` also manages keys."""
     expires_in_s: Annotated[float, Field(gt=0, le=1e10, allow_inf_nan=False)] | None = None
     """Seconds until it expires; None: it does not."""

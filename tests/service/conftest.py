@@ -1,17 +1,25 @@
-"""A running service for tests: the real application on a real port, whose jobs run a short script."""
+"""A running service for tests: the real application on a real port, whose jobs run a short script.
+
+Databases are SQLite files, and PostgreSQL too where ATTUNE_TEST_POSTGRES_URL names an empty database, which is emptied
+again after each test.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy import text
 
 from service.app import create_app
 from service.client import AttuneClient
@@ -19,8 +27,38 @@ from service.launchers.base import Capacity, Run
 from service.launchers.local import LocalLauncher, WorkerCommand
 from service.server import Server
 from service.settings import Settings
+from service.store.store import Store
+from service.tracing import Tracing
 
 PROCESSES = Path(__file__).parent / "processes"
+POSTGRES_URL = os.environ.get("ATTUNE_TEST_POSTGRES_URL")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"] if POSTGRES_URL else ["sqlite"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'attune.db'}"
+        return
+    assert POSTGRES_URL is not None
+    yield POSTGRES_URL
+    store = Store(POSTGRES_URL)
+    with store.database.write() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    store.close()
+
+
+EXTENSIONS = {
+    "fine_tuning.job": {"suffix", "recipe", "spec", "started_at", "num_attempts", "attempts", "job_dir"},
+    "fine_tuning.job.checkpoint": {"name"},
+    "file": {"sha256"},
+    "upload.part": {"bytes", "sha256"},
+    "model": {"task", "job", "metrics", "class_names", "templates", "path"},
+}
+"""Fields that Attune's answers have beside OpenAI's, by the type of object."""
+ENVELOPE = {"object", "first_id", "last_id"}
+"""What OpenAI's lists of some things have and the client's own types of pages leave out."""
 
 
 def short_worker(run: Run, capacity: Capacity, port: int) -> list[str]:
@@ -67,17 +105,30 @@ class Running:
 
 
 @pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def start_service(tmp_path: Path, empty_url: str) -> Iterator[Callable[..., Service]]:
     """Starts services on the same data folder, one after another or at once; all end with the test."""
     started: list[Running] = []
     data = tmp_path / "data"
     data.mkdir()
 
-    def start(*, port: int = 0, worker: WorkerCommand = short_worker, **settings: object) -> Service:
-        given = {"poll_interval_s": 0.05, "stream_poll_s": 0.02, "cancel_grace_s": 5.0, "cpu_slots": 2, **settings}
+    def start(
+        *, port: int = 0, worker: WorkerCommand = short_worker, tracing: Tracing | None = None, **settings: object
+    ) -> Service:
+        given = {
+            "poll_interval_s": 0.05,
+            "stream_poll_s": 0.02,
+            "cancel_grace_s": 5.0,
+            "cpu_slots": 2,
+            "database_url": empty_url,
+        }
         launcher = LocalLauncher(cpu_slots=2, worker_command=worker)
         folder = tmp_path / "attune"
-        app = create_app(Settings(data_dir=folder, **given), launcher=launcher, preflight_command=short_preflight)
+        app = create_app(
+            Settings(data_dir=folder, **(given | settings)),
+            launcher=launcher,
+            preflight_command=short_preflight,
+            tracing=tracing,
+        )
         started.append(server := Running(app, port=port))
         return Service(app, f"http://127.0.0.1:{server.port}", data, server.stop)
 
@@ -98,3 +149,35 @@ def client(service: Service) -> Iterator[AttuneClient]:
     """A client of `service`."""
     with AttuneClient(service.url, timeout_s=20) as client:
         yield client
+
+
+@pytest.fixture
+def strictly() -> Callable[[Any], Any]:
+    """Reads an answer of the official client's `with_raw_response`, if the client's own types would have it without
+    any conversion and without any field more than `EXTENSIONS`; of what they hold, `paused` alone is forgiven."""
+
+    def read(answer: Any) -> Any:
+        parsed = answer.parse()
+        content = _without_extensions(json.loads(answer.text))
+        if content["object"] == "list":
+            content = {name: content[name] for name in content if name not in ENVELOPE - set(type(parsed).model_fields)}
+        type(parsed).model_validate_json(json.dumps(content), strict=True, extra="forbid")
+        return parsed
+
+    return read
+
+
+def _without_extensions(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_extensions(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("object", "")
+    own = EXTENSIONS.get(kind, set()) if not value.get("deleted") else set()
+    assert own <= set(value), f"{kind} lacks {own - set(value)}"
+    kept = {name: _without_extensions(item) for name, item in value.items() if name not in own}
+    if kind == "fine_tuning.job" and kept["status"] == "paused":
+        kept["status"] = "queued"
+    if kind == "fine_tuning.job.checkpoint":
+        kept["metrics"] = {name: number for name, number in kept["metrics"].items() if "/" not in name}
+    return kept

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
+from service import idempotency
 from service.app import create_app
 from service.jobs import submission
 from service.settings import Settings
-from service.store.idempotency import IdempotencyRecord
 from service.store.records import CheckpointRecord, JobRecord, JobStatus, ModelRecord
 from service.store.store import Store
 
@@ -112,11 +113,7 @@ def test_a_second_request_under_a_key_waits_for_the_first(
 def test_a_request_whose_service_died_is_done_once(client: TestClient, store: Store) -> None:
     headers = {"Idempotency-Key": "a"}
     made = client.post(JOBS, json=BODY, headers=headers).json()
-    record, ours = store.idempotency.claim(
-        IdempotencyRecord(project_id="default", key="a", fingerprint="x", created_at=time.time(), claimed_at=0.0),
-        lifetime_s=1e6,
-        patience_s=0.0,
-    )
+    record, ours = store.idempotency.claim("a", project="default", fingerprint="x", lifetime_s=1e6, patience_s=0.0)
     assert not ours
     with store.database.write() as connection:  # as a service that dies before it answers leaves it
         connection.exec_driver_sql("UPDATE idempotency_keys SET status = NULL, claimed_at = claimed_at - 1000")
@@ -125,6 +122,77 @@ def test_a_request_whose_service_died_is_done_once(client: TestClient, store: St
     assert again.json()["id"] == made["id"]
     assert len(store.jobs.list()[0]) == 1
     assert record.status == 200
+
+
+def test_a_request_that_failed_after_its_commit_is_done_once(client: TestClient, store: Store) -> None:
+    create, headers = store.jobs.create, {"Idempotency-Key": "a"}
+
+    def answered_by_a_lost_connection(record: Any) -> Any:
+        create(record)
+        raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
+
+    store.jobs.create = answered_by_a_lost_connection  # type: ignore[method-assign]
+    assert client.post(JOBS, json=BODY, headers=headers).status_code == 500
+    store.jobs.create = create  # type: ignore[method-assign]
+    (made,), _ = store.jobs.list()
+    assert (Path(made.job_dir) / "spec.json").exists()
+    again = client.post(JOBS, json=BODY, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, made.id)
+    assert len(store.jobs.list()[0]) == 1
+
+
+def test_a_repetition_that_is_refused_keeps_its_seed(client: TestClient, store: Store) -> None:
+    """What failed the first time may have been done; only a first try that is refused has surely done nothing."""
+    first, _ = store.idempotency.claim("a", project="default", fingerprint="x", lifetime_s=1e6, patience_s=60.0)
+    store.idempotency.let_go(first)
+    again, ours = store.idempotency.claim("a", project="default", fingerprint="x", lifetime_s=1e6, patience_s=60.0)
+    assert ours
+    assert again.created_at == first.created_at
+    assert (first.is_first, again.is_first) == (True, False)
+
+
+def test_an_upload_whose_service_died_is_begun_once(client: TestClient, store: Store) -> None:
+    body = {"filename": "a.zip", "purpose": "fine-tune", "bytes": 3, "mime_type": "application/zip"}
+    headers = {"Idempotency-Key": "u"}
+    made = client.post("/v1/uploads", json=body, headers=headers)
+    assert made.status_code == 200, made.text
+    with store.database.write() as connection:  # as a service that dies before it answers leaves it
+        connection.exec_driver_sql("UPDATE idempotency_keys SET status = NULL, claimed_at = claimed_at - 1000")
+    again = client.post("/v1/uploads", json=body, headers=headers)
+    assert "idempotent-replayed" not in again.headers
+    assert again.json() == made.json()
+
+
+def test_the_clock_of_a_replica_takes_no_key_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def claim() -> bool:
+        return store.idempotency.claim("a", project="default", fingerprint="x", lifetime_s=1e6, patience_s=60.0)[1]
+
+    assert claim()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    assert not claim()
+
+
+def test_a_request_that_takes_long_keeps_its_key(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_PATIENCE_S", 0.4)
+    resolve, answers = submission.resolve, []
+
+    def slowly(**given: Any) -> Any:
+        time.sleep(1.0)
+        return resolve(**given)
+
+    monkeypatch.setattr(submission, "resolve", slowly)
+    headers = {"Idempotency-Key": "a"}
+    first = threading.Thread(target=lambda: answers.append(client.post(JOBS, json=BODY, headers=headers)))
+    first.start()
+    time.sleep(0.7)  # longer than the patience of those who do not hear of it
+    second = client.post(JOBS, json=BODY, headers=headers)
+    first.join()
+    assert (second.status_code, answers[0].status_code) == (409, 200)
+    third = client.post(JOBS, json=BODY, headers=headers)
+    assert (third.text, third.headers["idempotent-replayed"]) == (answers[0].text, "true")
 
 
 def test_a_refused_request_frees_its_key(client: TestClient) -> None:

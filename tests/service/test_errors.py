@@ -125,7 +125,7 @@ def test_json_under_another_name_is_refused_with_the_way_out():
 
 def test_an_error_can_quote_what_is_no_text():
     client = app_that_raises(NotFound("no '\ud800'", param="\ud800"))
-    assert client.get("/").json()["error"]["param"] == "\ud800"
+    assert client.get("/").json()["error"]["param"] == "\ufffd"
 
 
 @pytest.mark.parametrize(

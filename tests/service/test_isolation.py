@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.routing import BaseRoute
 
 from service.app import create_app
 from service.security import make_key
@@ -139,6 +141,35 @@ def routes(world: World) -> list[tuple[str, str, dict[str, Any]]]:
         for method, operation in methods.items()
         if method in ("get", "post", "put", "patch", "delete") and path not in OPEN
     ]
+
+
+DESCRIBED = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+"""FastAPI's own pages: the description of the service, which is the same for everybody."""
+
+
+def routes_in(routes: Sequence[BaseRoute]) -> Iterator[BaseRoute]:
+    """The routes, and those of the routers among them, which newer versions of FastAPI keep as they are."""
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is None:
+            yield route
+        else:
+            yield from routes_in(router.routes)
+
+
+def test_the_document_that_these_tests_go_by_leaves_no_route_out(world: World) -> None:
+    """Neither one that is hidden from it, nor a mounted application, a websocket, or one outside the doorkeeper."""
+    app = world.client.app
+    assert isinstance(app, FastAPI)
+    there = {
+        (method, getattr(route, "path", str(route)))
+        for route in routes_in(app.routes)
+        for method in getattr(route, "methods", None) or {type(route).__name__}
+    }
+    there = {(method, path) for method, path in there if path not in DESCRIBED}
+    described = {(method, path) for method, path, _ in routes(world)} | {("GET", path) for path in OPEN}
+    assert {(method, path.replace(":path}", "}")) for method, path in there if method != "HEAD"} == described
+    assert all(path.startswith("/v1/") for _, path in described if path not in OPEN)
 
 
 def address(world: World, path: str) -> str:
