@@ -37,7 +37,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses logical --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not gpu and not engines" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not gpu and not engines" --numprocesses logical --dist loadfile $(PYTEST_ARGS)
 
 test-engines: $(STAMP)
 	$(BIN)/python -m pytest -m engines $(PYTEST_ARGS)

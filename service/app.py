@@ -25,15 +25,18 @@ from service.inference.gateway import Gateway
 from service.jobs.chores import Chore
 from service.jobs.planning import Planner
 from service.jobs.preflight import PreflightCommand, trainer_preflight
+from service.jobs.preflight_watch import PreflightLimits
 from service.jobs.promotion import Promotions
 from service.jobs.retention import Retention
 from service.jobs.retry_rules import read_rules
 from service.jobs.runner import JobRunner
 from service.jobs.scheduling.limits import Patience
 from service.launchers.base import Launcher
+from service.launchers.inherited import child_environment
 from service.metrics import Metrics
-from service.middleware import FORM_BYTES, BodyLimit, RequestIds, RequestMetrics, SecurityHeaders
+from service.middleware import FORM_BYTES, JSON_BYTES, BodyLimit, RequestIds, RequestMetrics, SecurityHeaders
 from service.openapi import DESCRIPTION, describe_with_spec
+from service.readiness import readiness_of
 from service.routers import (
     artifacts,
     audit,
@@ -54,10 +57,11 @@ from service.routers import (
     webhooks,
 )
 from service.settings import Settings
-from service.startup import open_engine, open_store
+from service.startup import open_engine, open_store, open_tracing
 from service.store.store import Store
 from service.sweeps.stepper import SweepStepper
 from service.sweeps.submitting import Submitter
+from service.tracing import RequestAttributes, Tracing
 from service.webhooks.deliverer import deliverer_of
 
 _FORGET_EVERY_S = 3600.0
@@ -69,12 +73,13 @@ def create_app(
     store: Store | None = None,
     launcher: Launcher | None = None,
     preflight_command: PreflightCommand = trainer_preflight,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The control plane as an ASGI application.
 
     `store` is one from `open_store`, for those who must know that there is one before they announce anything; the
     application closes it. `launcher` takes the place of the engine that the settings name; `preflight_command` makes
-    the argument list that checks a job's data.
+    the argument list that checks a job's data; `tracing` takes the place of what the settings say about traces.
     """
     app = FastAPI(
         title="Attune",
@@ -87,6 +92,7 @@ def create_app(
     app.state.launcher = launcher or open_engine(settings)
     app.state.preflight_command = preflight_command
     app.state.metrics = Metrics()
+    app.state.tracing = tracing or open_tracing(settings)
     app.state.closing = threading.Event()
     app.include_router(health.router)
     for room in (
@@ -114,7 +120,8 @@ def create_app(
         r"/v1/files": settings.max_file_bytes + FORM_BYTES,
         r"/v1/uploads/[^/]+/parts": settings.max_upload_part_bytes + FORM_BYTES,
     }
-    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, larger=larger)
+    smaller = {r"/v1/(fine_tuning|keys|projects|webhooks|queue)(/.*)?": min(JSON_BYTES, settings.max_request_bytes)}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_request_bytes, others=larger | smaller)
     app.add_middleware(Doorkeeper, settings=settings)
     app.add_middleware(AuditTrail)
     if settings.cors_origins:
@@ -123,7 +130,11 @@ def create_app(
         )
     app.add_middleware(RequestMetrics, metrics=app.state.metrics)
     app.add_middleware(SecurityHeaders)
+    if app.state.tracing is not None:
+        app.add_middleware(RequestAttributes)
     app.add_middleware(RequestIds)
+    if app.state.tracing is not None:
+        app.state.tracing.install(app)
     return app
 
 
@@ -136,8 +147,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state.gateway = Gateway(settings, registry=state.metrics.registry)
     state.files = FileLibrary(state.store, settings)
     state.uploads = UploadAssembler(state.store, state.files)
-    state.planner = Planner(max_running=settings.max_estimates, timeout_s=settings.estimate_timeout_s)
-    state.promotions = Promotions(state.store, weights_dir=settings.weights_dir)
+    state.planner = Planner(
+        max_running=settings.max_estimates,
+        timeout_s=settings.estimate_timeout_s,
+        environment=child_environment(settings),
+    )
+    state.promotions = Promotions(
+        state.store, weights_dir=settings.weights_dir, environment=child_environment(settings)
+    )
     state.runner = JobRunner(
         state.store,
         state.launcher,
@@ -148,9 +165,20 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         patience=Patience(training_s=settings.stall_timeout_s, other_stages_s=settings.stall_timeout_other_stages_s),
         retry_rules=() if settings.retry_rules is None else read_rules(settings.retry_rules),
         preflight_command=state.preflight_command,
+        preflight_limits=PreflightLimits(stall_s=settings.preflight_stall_s, total_s=settings.preflight_timeout_s),
         weights_dir=settings.weights_dir,
+        environment=child_environment(settings),
+        on_attempt_end=None if state.tracing is None else state.tracing.attempt_ended,
     )
     state.runner.start()
+    state.readiness = readiness_of(
+        state.store,
+        state.runner,
+        state.launcher,
+        state.gateway,
+        jobs_dir=settings.jobs_dir,
+        limit_s=settings.readiness_timeout_s,
+    )
     state.deliverer = deliverer_of(settings, state.store, owner=state.runner.replica_id)
     state.deliverer.start()
     state.sweep_submitter = Submitter(state.store, settings, files=state.files, capacity=state.launcher.capacity)
@@ -177,6 +205,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        await state.readiness.close()
         await state.gateway.close()
         forgetting.stop()
         state.retention.chore.stop()
@@ -185,3 +214,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.runner.stop()
         state.launcher.close()
         state.store.close()
+        if state.tracing is not None:
+            state.tracing.close()

@@ -18,13 +18,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.redaction import redact
-from service.security import QUESTIONS
+from service.security import QUESTIONS, READING
 from service.store.records import AuditRecord
 from service.store.store import Store
 
 logger = logging.getLogger(__name__)
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _STRANGER_EVERY_S = 60.0
 _MOST_STRANGERS = 1024
 _MOST_BYTES = 1 << 20  # a longer answer is no new thing's

@@ -53,11 +53,7 @@ class RangeNotSatisfiable(AttuneError):
 class Conditions:
     """What a request says about the state of the thing that it asks for or changes."""
 
-    def __init__(
-        self,
-        if_match: Annotated[str | None, Header(description="Go on only if the ETag is one of these.")] = None,
-        if_none_match: Annotated[str | None, Header(description="Send nothing if the ETag is one of these.")] = None,
-    ) -> None:
+    def __init__(self, if_match: str | None, if_none_match: str | None) -> None:
         self._if_match = if_match
         self._if_none_match = if_none_match
 
@@ -84,7 +80,14 @@ class Conditions:
             raise PreconditionFailed(f"it has changed: its ETag is {tag}, not {self._if_match}", param="If-Match")
 
 
-TheConditions = Annotated[Conditions, Depends(Conditions)]
+async def _conditions(
+    if_match: Annotated[str | None, Header(description="Go on only if the ETag is one of these.")] = None,
+    if_none_match: Annotated[str | None, Header(description="Send nothing if the ETag is one of these.")] = None,
+) -> Conditions:
+    return Conditions(if_match, if_none_match)
+
+
+TheConditions = Annotated[Conditions, Depends(_conditions)]
 
 
 class RangeHeaders:

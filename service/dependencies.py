@@ -17,7 +17,8 @@ from service.jobs.planning import Planner
 from service.jobs.promotion import Promotions
 from service.jobs.runner import JobRunner
 from service.metrics import Metrics
-from service.security import QUESTIONS, Caller
+from service.readiness import Readiness
+from service.security import QUESTIONS, READING, Caller
 from service.settings import Settings
 from service.store.records import JobRecord, ModelRecord, Role
 from service.store.store import Store
@@ -39,6 +40,7 @@ TheRunner = Annotated[JobRunner, Depends(_part("runner"))]
 TheGateway = Annotated[Gateway, Depends(_part("gateway"))]
 TheSettings = Annotated[Settings, Depends(_part("settings"))]
 TheMetrics = Annotated[Metrics, Depends(_part("metrics"))]
+TheReadiness = Annotated[Readiness, Depends(_part("readiness"))]
 TheFiles = Annotated[FileLibrary, Depends(_part("files"))]
 TheUploads = Annotated[UploadAssembler, Depends(_part("uploads"))]
 ThePlanner = Annotated[Planner, Depends(_part("planner"))]
@@ -55,8 +57,8 @@ TheCaller = Annotated[Caller, Depends(_caller)]
 """Who sent the request, as `service.doorkeeper` found."""
 
 
-def _allowed_caller(request: Request, caller: TheCaller) -> Caller:
-    reads = request.method in ("GET", "HEAD", "OPTIONS") or request.url.path in QUESTIONS
+async def _allowed_caller(request: Request, caller: TheCaller) -> Caller:
+    reads = request.method in READING or request.url.path in QUESTIONS
     caller.require(Role.VIEWER if reads else Role.MEMBER)
     return caller
 
@@ -65,7 +67,7 @@ AllowedCaller = Depends(_allowed_caller)
 """For whole routers: viewers read and ask models, members do the rest."""
 
 
-def _admin(caller: TheCaller) -> Caller:
+async def _admin(caller: TheCaller) -> Caller:
     caller.require(Role.ADMIN)
     return caller
 
@@ -74,7 +76,7 @@ TheAdmin = Annotated[Caller, Depends(_admin)]
 """A caller who manages their project."""
 
 
-def _operator(caller: TheCaller) -> Caller:
+async def _operator(caller: TheCaller) -> Caller:
     caller.require_operator()
     return caller
 
@@ -103,7 +105,7 @@ def find_model(store: Store, name: str, *, project: str) -> ModelRecord:
     """
     record = store.models.get(name)
     if record is None or record.project_id != project:
-        known = [model.id for model in store.models.list(project=project)]
+        known = store.models.names(project=project)
         message = f"no model {name!r} is registered here.{near(name, known)} GET /v1/models lists them"
         raise NotFound(message, param="model", code="model_not_found")
     return record

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
-from service.audit_trail import READING
 from service.errors import PayloadTooLarge, error_response
 from service.metrics import Metrics
+from service.security import READING
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from service.inference.gateway import Gateway
@@ -25,6 +24,7 @@ from service.jobs.runner import JobRunner
 from service.launchers.base import Launcher
 from service.redaction import redact
 from service.schemas.health import PartState
+from service.store.engine import DatabaseTrouble
 from service.store.store import Store
 
 Look = Callable[[], Awaitable[str]]
@@ -93,8 +93,8 @@ def readiness_of(
 def _describe_store(store: Store, limit_s: float) -> str:
     try:
         store.check(wait_s=limit_s / 2)
-    except DBAPIError as error:
-        raise NotReady(f"the database cannot be read and written: {error.orig}") from None
+    except DatabaseTrouble as error:
+        raise NotReady(f"the database cannot be read and written: {getattr(error, 'orig', error)}") from None
     return "reads and writes"
 
 

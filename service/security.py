@@ -17,6 +17,7 @@ from service.store.records import DEFAULT_PROJECT, ApiKeyRecord, Role, new_id
 from service.store.store import Store
 
 KEY_PREFIX = "ak-"
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 QUESTIONS = frozenset({"/v1/zero-shot", "/v1/classify", "/v1/embeddings", "/v1/fine_tuning/estimate"})
 """Paths to which a POST changes nothing, so that viewers may ask."""
 _RANK = {Role.VIEWER: 0, Role.MEMBER: 1, Role.ADMIN: 2}
@@ -120,6 +121,12 @@ def identify(store: Store, *, authorization: str | None, project: str | None = N
     if not caller.is_operator or store.projects.get(project) is None:
         raise Forbidden(f"this key is not for the project {project!r}")
     return Caller(project, caller.role, caller.key_id, key_project=caller.project_id)
+
+
+def is_remembered(store: Store, *, authorization: str | None) -> bool:
+    """Whether `identify` will know this key without asking the database."""
+    key = _bearer(authorization)
+    return key is not None and store.keys.remembered(hash_key(key)) is not None
 
 
 def _bearer(authorization: str | None) -> str | None:

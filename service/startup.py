@@ -10,6 +10,7 @@ from service.launchers.choice import make_launcher
 from service.settings import Settings, is_loopback
 from service.store import opening
 from service.store.store import Store
+from service.tracing import Tracing, TracingRefused, tracing_of
 
 _FOLDERS = "--data-dir or ATTUNE_DATA_DIR names the one above it"
 
@@ -27,6 +28,18 @@ def open_engine(settings: Settings) -> Launcher:
     try:
         return make_launcher(settings)
     except EngineRefused as error:
+        raise StartError(str(error)) from None
+
+
+def open_tracing(settings: Settings) -> Tracing | None:
+    """What makes traces, or None if nobody wants them.
+
+    Raises:
+        StartError: they are wanted, and OpenTelemetry is not installed.
+    """
+    try:
+        return tracing_of(settings)
+    except TracingRefused as error:
         raise StartError(str(error)) from None
 
 
