@@ -28,6 +28,7 @@ _FENCE_POLL_S = 1.0
 _PATIENCE = datetime.timedelta(days=7)  # a collective of PyTorch's own gives up after half an hour
 
 _control_group: Any = None
+"""None: the one that all collectives take by default."""
 
 
 def join() -> torch.device:
@@ -51,7 +52,7 @@ def join() -> torch.device:
     if on_gpu:
         torch.cuda.set_device(local_rank)
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
-    _control_group = dist.new_group(backend="gloo") if on_gpu else dist.group.WORLD
+    _control_group = dist.new_group(backend="gloo") if on_gpu else None
     return device()
 
 
@@ -68,6 +69,8 @@ def _on_gpu() -> bool:
 
 def leave() -> None:
     """Leave the process group."""
+    global _control_group
+    _control_group = None
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -220,7 +220,7 @@ def test_the_quota_counts_what_is_unpacked_and_what_is_to_come(client: TestClien
 
 def zipped(**entries: bytes) -> bytes:
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in entries.items():
             archive.writestr(name, data)
     return content.getvalue()
