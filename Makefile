@@ -8,14 +8,14 @@ STAMP := $(VENV)/.attune-installed
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-gpu test-engines fuzz drill lint fix serve wheel clean
+.PHONY: help demo test test-slow test-gpu test-nightly fuzz drill lint fix serve wheel clean
 
 help:
 	@echo "make demo       train, evaluate and query a small CLIP on handwritten digits (five minutes)"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the tests that launch DeepSpeed"
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
-	@echo "make test-engines  the tests of Ray and Slurm that take minutes; Slurm's skip where it is not installed"
+	@echo "make test-nightly  the slow tests that a night is long enough for, among them those of Ray and Slurm"
 	@echo "make fuzz       Schemathesis against the service's OpenAPI document"
 	@echo "make drill      200 jobs while services, workers and Ray nodes are killed (two times ten minutes)"
 	@echo "make lint       ruff, mypy and codespell"
@@ -37,10 +37,10 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses logical --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow and not gpu and not engines" --numprocesses logical --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not gpu and not nightly" --numprocesses logical --dist loadfile $(PYTEST_ARGS)
 
-test-engines: $(STAMP)
-	$(BIN)/python -m pytest -m engines $(PYTEST_ARGS)
+test-nightly: $(STAMP)
+	$(BIN)/python -m pytest -m "nightly and not gpu" $(PYTEST_ARGS)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)

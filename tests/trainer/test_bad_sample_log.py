@@ -64,6 +64,7 @@ def test_more_bad_samples_than_are_allowed_end_the_attempt():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_files_that_go_bad_while_a_job_trains(launch, digits_spec, digits, tmp_path):
     shutil.copytree(digits, tmp_path / "images")
     train, heldout = tmp_path / "images/train", tmp_path / "images/heldout"

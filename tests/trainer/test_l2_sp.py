@@ -33,6 +33,7 @@ def test_parameters_without_a_gradient_are_left_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_resumed_run_is_pulled_to_the_first_weights_still(launch, digits_spec):
     settings = (
         *("objective={name: classification, head: fresh, l2_sp: 3}", "optim.name=lion", "optim.ema_decay=null"),

@@ -38,6 +38,7 @@ def messages(job):
     return [event["message"] for event in map(json.loads, lines) if event["type"] == "message"]
 
 
+@pytest.mark.nightly
 def test_queues_and_the_starting_model_survive_in_checkpoints(launch, distillation_spec):
     first = launch("job", "--spec", str(distillation_spec))
     assert first.wait().status == "succeeded", first.log.read_text()[-3000:]

@@ -41,7 +41,10 @@ def stage_losses():
     return {}
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+_NIGHTLY = pytest.mark.nightly
+
+
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=_NIGHTLY), pytest.param(2, marks=_NIGHTLY), 3])
 def test_a_resumed_run_equals_the_undisturbed_one(launch, digits_spec, stage, stage_losses):
     run = launch("job", *options(digits_spec, f"parallel.zero_stage={stage}", "export.weights=ema"))
     assert run.wait().status == "succeeded", run.log.read_text()[-2000:]
@@ -138,6 +141,7 @@ def test_sigterm_to_the_group_checkpoints_and_records_interrupted(launch, digits
     assert record.step == run.job.published_checkpoints()[-1].step
 
 
+@pytest.mark.nightly
 def test_an_interrupted_evaluation_is_made_up_for(launch, digits_spec):
     """A signal in the step before an evaluation: the checkpoint there gets its metrics after all."""
     run = launch("job", *options(digits_spec, "schedule.max_steps=400", "evaluation.every_steps=1"))

@@ -136,6 +136,7 @@ def test_whole_story(attune: Attune, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "number"), [("service", signal.SIGTERM), ("training", signal.SIGINT)])
+@pytest.mark.nightly
 def test_a_signal_at_any_stage_leaves_no_process(
     start_attune: StartAttune, tmp_path: Path, stage: str, number: signal.Signals
 ) -> None:

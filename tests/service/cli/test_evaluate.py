@@ -44,6 +44,7 @@ def test_missing_folder_exits_2_and_is_named(attune: Attune, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_find_what_one_finds(attune: Attune, two_class_folder: Path, tmp_path: Path) -> None:
     data = ("--data", f"pairs={two_class_folder}", "--batch-size", "5")
     one = attune("evaluate", *MODEL, *data, "--json", timeout_s=120)

@@ -58,6 +58,7 @@ def models(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_points_are_written_measured_and_shown(
     attune: Attune, models: list[Path], two_class_folder: Path, tmp_path: Path
 ) -> None:

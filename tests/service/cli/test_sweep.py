@@ -107,6 +107,7 @@ def test_another_sweep_in_the_folder_is_refused(attune: Attune, sweep_file: Path
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_seeds_are_averaged_and_finished_jobs_are_not_run_again(
     attune: Attune, sweep_file: Path, two_class_folder: Path, tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_trains_to_an_export(attune: Attune, two_class_folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_ctrl_c_saves_and_resume_goes_on(
     attune: Attune, start_attune: StartAttune, two_class_folder: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ Attune = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_fine_tuning_trains_a_job_a_domain_once(
     attune: Attune, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

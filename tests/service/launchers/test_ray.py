@@ -120,7 +120,7 @@ def test_a_run_on_two_nodes_outlives_the_driver_and_is_found_again(cluster, laun
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_a_gang_that_has_no_room_waits_and_signals_reach_the_ranks(launcher, ended, new_gang):
     gangs = [new_gang(launcher.capacity()) for _ in range(3)]  # two fit
     for gang in gangs:
@@ -156,7 +156,7 @@ def test_the_processes_of_a_killed_actor_die_with_it(launcher, ended, new_gang):
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_when_one_nodes_part_fails_the_run_has_ended(launcher, ended, new_gang):
     gang = new_gang(launcher.capacity())
     launcher.submit(gang.run)
@@ -168,6 +168,7 @@ def test_when_one_nodes_part_fails_the_run_has_ended(launcher, ended, new_gang):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_clusters_that_must_not_be_used_are_refused_with_the_reason(cluster, tmp_path):
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 32)
@@ -184,7 +185,7 @@ def test_clusters_that_must_not_be_used_are_refused_with_the_reason(cluster, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_a_cluster_that_asks_for_no_token_is_refused(tmp_path):
     anybody = RayCluster(tmp_path, token=False)
     try:
@@ -196,7 +197,7 @@ def test_a_cluster_that_asks_for_no_token_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_a_service_whose_cluster_is_not_there_starts_and_stops(tmp_path):
     token = tmp_path / "token"
     token.write_text("0" * 32)
@@ -223,7 +224,7 @@ def test_a_lost_node_is_told_and_the_rest_of_its_runs_ended(cluster, launcher, n
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_when_the_head_dies_the_service_lives_and_its_runs_count_as_lost(cluster, launcher, new_gang):
     """The last one: it leaves no cluster behind."""
     impatient = new_launcher(cluster, lost_after_s=3.0)

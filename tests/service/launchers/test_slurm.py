@@ -77,7 +77,7 @@ def test_a_job_on_two_nodes_from_its_submission_to_its_end(cluster, launcher, ne
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_what_waits_in_slurms_queue_counts_as_started_and_can_be_cancelled(launcher, new_gang):
     running = [new_gang(launcher.capacity()) for _ in range(2)]
     for gang in running:
@@ -100,7 +100,7 @@ def test_what_waits_in_slurms_queue_counts_as_started_and_can_be_cancelled(launc
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_the_processes_of_a_node_that_slurm_lost_are_fenced_off(cluster, launcher, new_gang):
     gang = new_gang(launcher.capacity())
     gang.order("deaf")
@@ -120,7 +120,7 @@ def test_the_processes_of_a_node_that_slurm_lost_are_fenced_off(cluster, launche
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_a_run_that_slurm_puts_back_into_its_queue_is_taken_out_and_fenced_off(cluster, launcher, new_gang):
     gang = new_gang(["n1"])
     launcher = new_launcher(cluster, extra_arguments=["--requeue"])  # as an administrator might force it
@@ -134,7 +134,7 @@ def test_a_run_that_slurm_puts_back_into_its_queue_is_taken_out_and_fenced_off(c
 
 
 @pytest.mark.slow
-@pytest.mark.engines
+@pytest.mark.nightly
 def test_while_the_controller_is_away_runs_count_as_alive_and_nothing_is_started(cluster, launcher, new_gang):
     gang = new_gang(launcher.capacity())
     reference = launcher.submit(gang.run).engine_ref
