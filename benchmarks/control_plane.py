@@ -38,7 +38,7 @@ from generated_photos import write_captions, write_photos
 from many_jobs import TEAMS, Filled, fill, queue
 from open_loop import Latencies, Request, drive
 from scheduling import LENGTHS, Cost, measure
-from throwaway_postgres import throwaway_postgres
+from throwaway_postgres import Postgres
 
 from service.administration import create_key
 from service.store.records import Role
@@ -299,7 +299,7 @@ def main() -> None:
         if given.postgres_url:
             given.database, url = "postgresql", given.postgres_url
         elif given.database == "postgresql":
-            url = stack.enter_context(throwaway_postgres())
+            url = stack.enter_context(Postgres()).url
         result = run(url, folder, given)
     print(show(result))
     if given.json is not None:

@@ -27,13 +27,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.drill.fleet import ControlPlane, Keeper, Postgres
+from benchmarks.drill.fleet import ControlPlane, Keeper
 from benchmarks.drill.killer import RAY_CPUS, RAY_NODES, Killer
 from benchmarks.drill.people import People
 from benchmarks.drill.plan import draw_jobs, write_data
 from benchmarks.drill.report import complaints, describe, table
 from benchmarks.drill.verdicts import Evidence, processes_of
 from benchmarks.ray_cluster import RayCluster
+from benchmarks.throwaway_postgres import Postgres
 from service.store.records import JobStatus
 from service.store.store import Store
 
@@ -165,13 +166,9 @@ class Drill:
             _upgrade(self._given.postgres_url)
             yield self._given.postgres_url
         else:
-            server = Postgres()
-            try:
-                server.start()
+            with Postgres() as server:
                 _upgrade(server.url)
                 yield server.url
-            finally:
-                server.stop()
 
     @contextmanager
     def _cluster(self) -> Iterator[RayCluster | None]:
