@@ -24,7 +24,7 @@ from PIL import Image
 from ray_cluster import RayCluster
 from sklearn.datasets import load_digits
 
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.jobs.runner import JobRunner
 from service.jobs.submission import submit
 from service.launchers.ray.launcher import RayLauncher

@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.jobs.runner import JobRunner
 from service.jobs.submission import submit
 from service.launchers.base import Capacity, Run

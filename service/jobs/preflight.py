@@ -125,8 +125,7 @@ class Preflights:
             message = f"looking at the data crashed {tries} times. {last_line(paths.preflight_log)}".strip()
             lifecycle.fail(self._store, job.id, code="preflight_crashed", message=message)
             return False
-        if not paths.spec.exists():
-            write_json_atomically(paths.spec, job.spec)
+        write_json_atomically(paths.spec, job.spec)
         write_json_atomically(_tries(paths), Tries(count=tries + 1, began_at=time.time()))
         try:
             self._groups.start(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.jobs.scheduling.wanted import columns_of, refuse
 from service.launchers.base import Capacity
-from service.store.engine import DatabaseTrouble
-from service.store.records import DEFAULT_PROJECT, JobRecord, ProjectRecord, QuotaExceeded, new_id
+from service.store.records import DEFAULT_PROJECT, JobRecord, ProjectRecord, new_id
 from service.store.store import Store
-from trainer.job_dir import JobDir, write_json_atomically
 from trainer.resolve import SpecError, SpecProblem, near, resolve
 from trainer.spec import JobSpec
 from trainer.spec.sources import describe
@@ -37,7 +34,7 @@ def submit(
     created_by: str | None = None,
     job_id: str | None = None,
 ) -> JobRecord:
-    """Resolve a partial spec, make the job folder with its spec.json and store the job for the runner to find.
+    """Resolve a partial spec and store the job for the runner to find. Its folder is made with its preflight.
 
     Args:
         capacity: what the job will have to run on.
@@ -48,8 +45,9 @@ def submit(
         job_id: None: a new one.
 
     Raises:
-        SpecError: the spec cannot be made, or not run on those devices; nothing is left behind.
+        SpecError: the spec cannot be made, or not run on those devices.
         AlreadyExists: there is a job of this id.
+        QuotaExceeded: the project has as many waiting jobs as it may have.
     """
     record = draft(
         store,
@@ -64,15 +62,7 @@ def submit(
     record = replace(record, created_by=created_by)
     if job_id is not None:
         record = replace(record, id=job_id, job_dir=str(jobs_dir / job_id))
-    job_dir = JobDir(Path(record.job_dir))
-    write_json_atomically(job_dir.spec, record.spec)
-    try:
-        return store.jobs.create(record)
-    except (QuotaExceeded, DatabaseTrouble):
-        # Where the connection broke, or another replica submits the same, the job may be there: the folder is its.
-        if store.jobs.get(record.id) is None:
-            shutil.rmtree(job_dir.path, ignore_errors=True)
-        raise
+    return store.jobs.create(record)
 
 
 def draft(
@@ -105,7 +95,7 @@ def draft(
         guard=places.problems,
     )
     job_id = new_id("ftjob")
-    drafted = _record(job_id, spec, JobDir(jobs_dir / job_id), model=named or spec.model.name, suffix=suffix)
+    drafted = _record(job_id, spec, jobs_dir / job_id, model=named or spec.model.name, suffix=suffix)
     record = replace(drafted, project_id=project)
     owner = store.projects.get(project)
     _refuse_impossible(record, capacity, max_devices=None if owner is None else owner.max_devices)
@@ -138,12 +128,12 @@ def _within_priority(record: JobRecord, owner: ProjectRecord, partial_spec: Mapp
     return replace(record, priority=owner.max_priority)
 
 
-def _record(job_id: str, spec: JobSpec, job_dir: JobDir, *, model: str, suffix: str | None) -> JobRecord:
+def _record(job_id: str, spec: JobSpec, job_dir: Path, *, model: str, suffix: str | None) -> JobRecord:
     return JobRecord(
         id=job_id,
         spec=spec.model_dump(mode="json"),
         model=model,
-        job_dir=str(job_dir.path),
+        job_dir=str(job_dir),
         created_at=time.time(),
         suffix=suffix,
         metadata=spec.metadata,

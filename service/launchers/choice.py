@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from service.launchers.base import Launcher
-from service.launchers.inherited import child_environment
+from service.launchers.inherited import child_environment, needed_everywhere
 from service.launchers.local import LocalLauncher
 from service.settings import Settings
 
@@ -27,6 +27,7 @@ def make_launcher(settings: Settings) -> Launcher:
                 slots_per_node=settings.cpu_slots,
                 lost_after_s=settings.ray_lost_after_s,
                 weights_dir=settings.weights_dir,
+                worker_environment=needed_everywhere(settings),
             )
         case "slurm":
             from service.launchers.slurm import SlurmLauncher
@@ -38,6 +39,7 @@ def make_launcher(settings: Settings) -> Launcher:
                 slots_per_node=settings.cpu_slots,
                 python=settings.slurm_python or sys.executable,
                 weights_dir=settings.weights_dir,
+                worker_environment=needed_everywhere(settings),
             )
         case "local":
             return LocalLauncher(

@@ -14,13 +14,20 @@ _OWN = ("ATTUNE_DATABASE_URL", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP
 
 
 def child_environment(settings: Settings, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of workers and checks: without secrets but those of ATTUNE_WORKER_SECRETS, and with data kept
-    below the folders that the operator allows, if he does."""
+    """The environment of workers and checks on this machine: without secrets but those of ATTUNE_WORKER_SECRETS, and
+    with data kept below the folders that the operator allows, if he does."""
     chosen = without_secrets(environment, keep=settings.worker_secrets)
     chosen.pop(CONFINED_TO, None)
+    return chosen | needed_everywhere(settings, environment)
+
+
+def needed_everywhere(settings: Settings, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What workers on any machine get beside that machine's own environment: the secrets of ATTUNE_WORKER_SECRETS, and
+    the folders that data must lie below."""
+    secrets = {name: environment[name] for name in settings.worker_secrets if name in environment}
     if settings.allowed_roots is None:
-        return chosen
-    return chosen | {CONFINED_TO: os.pathsep.join(map(str, (*settings.allowed_roots, settings.data_dir.resolve())))}
+        return secrets
+    return secrets | {CONFINED_TO: os.pathsep.join(map(str, (*settings.allowed_roots, settings.data_dir.resolve())))}
 
 
 def without_secrets(environment: Mapping[str, str], *, keep: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from service.launchers.base import (
@@ -56,6 +57,7 @@ class SlurmLauncher:
         weights_dir: Path | None = None,
         command: GangCommand | None = None,
         environment: Mapping[str, str] = os.environ,
+        worker_environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Find Slurm's commands.
 
@@ -64,6 +66,7 @@ class SlurmLauncher:
             slots_per_node: CPU slots to use of each node where no node has a GPU; None: its CPUs.
             python: the interpreter on the nodes, with this package.
             command: what nodes run in place of DeepSpeed's launcher.
+            worker_environment: variables that the workers get beside those of `gang.forwarded`.
 
         Raises:
             EngineRefused: they are not there.
@@ -72,7 +75,7 @@ class SlurmLauncher:
             raise EngineRefused("ATTUNE_ENGINE is slurm, but sbatch is not on the PATH of this service")
         # What a submitter's environment holds reaches the job: nothing of the service's own.
         chosen = {name: value for name, value in environment.items() if name.startswith(_NEEDED)}
-        self._environment = chosen | forwarded(environment, weights_dir=weights_dir)
+        self._environment = chosen | forwarded(environment, weights_dir=weights_dir) | worker_environment
         self._commands = SlurmCommands(self._environment)
         self._partition = partition
         self._arguments = [

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service.dependencies import TheCaller, ThePlanner
 from service.estimating.device_kind import device_kind
 from service.estimating.estimate import estimate, expected_speed
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.jobs.planning import Planner
 from service.jobs.scheduling.wanted import settle
 from service.jobs.submission import draft

@@ -23,7 +23,7 @@ from service.dependencies import (
 )
 from service.idempotency import IDEMPOTENT, IdempotentRoute, TheChosenId
 from service.jobs import lifecycle
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.jobs.submission import submit
 from service.routers.estimate import NO_ESTIMATE, estimate_of
 from service.schemas.base import ErrorAnswer, Page

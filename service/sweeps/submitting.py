@@ -8,7 +8,7 @@ from typing import Any
 
 from service.files.library import FileLibrary
 from service.jobs import submission
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.launchers.base import Capacity
 from service.schemas.sweeps import SweepCreate
 from service.settings import Settings

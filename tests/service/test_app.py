@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -63,11 +64,14 @@ def test_an_impossible_job_leaves_nothing_behind(http, service, body, param):
     assert list(service.app.state.settings.jobs_dir.iterdir()) == []
 
 
-def test_the_spec_of_a_job_is_whole_and_on_disk(http, service):
+def test_the_spec_of_a_job_is_whole_and_on_disk_before_its_data_are_looked_at(http, service):
     job = submit(http, service, spec={"optim": {"lr": 0.25}})
     assert JobSpec.model_validate(job["spec"]).optim.lr == 0.25
-    with open(f"{job['job_dir']}/spec.json") as file:
-        assert json.load(file) == job["spec"]
+    deadline = time.monotonic() + 20
+    while not (Path(job["job_dir"]) / "preflight").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert json.loads((Path(job["job_dir"]) / "spec.json").read_text()) == job["spec"]
 
 
 def test_a_terminal_job_is_not_cancelled_and_clients_are_told_not_to_retry(http, service):

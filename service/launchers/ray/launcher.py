@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from service.launchers.base import (
@@ -49,6 +50,7 @@ class RayLauncher:
         weights_dir: Path | None = None,
         command: GangCommand | None = None,
         environment: Mapping[str, str] = os.environ,
+        worker_environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Connect; a cluster that does not answer yet is tried again and again.
 
@@ -58,6 +60,7 @@ class RayLauncher:
             slots_per_node: CPU slots to use of each node where no node has a GPU; None: its CPUs.
             lost_after_s: seconds without the cluster after which its runs count as lost.
             command: what nodes run in place of DeepSpeed's launcher.
+            worker_environment: variables that the workers get beside those of `gang.forwarded`.
 
         Raises:
             EngineRefused: Ray or the token is missing, or the cluster must not be used.
@@ -65,7 +68,7 @@ class RayLauncher:
         self._slots_per_node = slots_per_node
         self._lost_after_s = lost_after_s
         self._command = command
-        self._forwarded = forwarded(environment, weights_dir=weights_dir)
+        self._forwarded = forwarded(environment, weights_dir=weights_dir) | worker_environment
         self._connection = Connection(
             address=address, namespace=namespace, environment=driver_environment(environment, token_file=token_file)
         )

@@ -11,7 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from service.jobs.places import PATH_FIELDS, Places, places_in
+from service.jobs.places.named import PATH_FIELDS, places_in
+from service.jobs.places.rules import Places
 from trainer.prompts import published_class_names
 from trainer.resolve import SpecError, resolve
 from trainer.spec import JobSpec

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from service.launchers.base import Capacity, LaunchError, ProcessIdentity, Run, on_this_machine
-from service.launchers.inherited import child_environment
+from service.launchers.inherited import child_environment, needed_everywhere
 from service.launchers.local import LocalLauncher, deepspeed_command, free_port
 from service.launchers.processes import TAG_VARIABLE, find, find_workers, tagged
 from service.settings import Settings
@@ -217,5 +217,8 @@ def test_secrets_stay_with_the_service(tmp_path: Path) -> None:
     confined_to = f"{tmp_path}/roots:{tmp_path.resolve()}"
     kept = {"AWS_SECRET_ACCESS_KEY": "needed", "HF_TOKEN": "needed", "PATH": "/bin", "ATTUNE_CONFINED_TO": confined_to}
     assert child_environment(settings, given) == kept
+    given_to_other_machines = kept.keys() - {"PATH"}
+    assert needed_everywhere(settings, given) == {name: kept[name] for name in given_to_other_machines}
     none = Settings(data_dir=tmp_path, worker_secrets=())
     assert child_environment(none, given) == {"PATH": "/bin"}
+    assert needed_everywhere(none, given) == {}

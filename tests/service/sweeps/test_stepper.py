@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from service.jobs import submission
-from service.jobs.places import Places
+from service.jobs.places.rules import Places
 from service.launchers.base import Capacity
-from service.store.records import AlreadyExists, JobRecord, JobStatus, ProjectRecord, QuotaExceeded, SweepRecord
+from service.store.records import AlreadyExists, JobRecord, JobStatus, ProjectRecord, SweepRecord
 from service.store.store import Store
 from service.sweeps.stepper import SWEEPS, SweepStepper
 from service.sweeps.submitting import job_id_of
@@ -100,10 +100,9 @@ def test_a_replica_that_lost_the_lease_submits_nothing_more(store: Store, tmp_pa
     assert len(store.jobs.list()[0]) == 1
 
 
-def test_a_quota_that_another_replica_has_used_up_removes_no_folder(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_another_replica_has_submitted_is_there_whatever_the_quota_says(
+    store: Store, tmp_path: Path
 ) -> None:
-    """Two replicas submit the same trial: the second one's refusal is not to take the first one's folder away."""
     store.projects.create(ProjectRecord(id="q", name="q", created_at=0.0, max_queued_jobs=1))
     places = Places(roots=None, urls=None, closed=tmp_path, own=tmp_path)
 
@@ -120,18 +119,8 @@ def test_a_quota_that_another_replica_has_used_up_removes_no_folder(
             job_id="ftjob-1",
         )
 
-    create = store.jobs.create
-
-    def refused(record: JobRecord) -> JobRecord:
-        monkeypatch.setattr(store.jobs, "create", create)
-        create(record)
-        raise QuotaExceeded("q", "waiting jobs", 1)
-
-    monkeypatch.setattr(store.jobs, "create", refused)
-    with pytest.raises(QuotaExceeded):
+    made = submit()
+    with pytest.raises(AlreadyExists):
         submit()
-    made = store.jobs.get("ftjob-1")
-    assert made is not None
-    assert (Path(made.job_dir) / "spec.json").exists()
-    with pytest.raises(AlreadyExists):  # whatever the quota says
-        submit()
+    assert store.jobs.get("ftjob-1") == made
+    assert not (tmp_path / "jobs").exists()  # submission writes nothing but the row

@@ -8,31 +8,22 @@ followed first. The service's own folder is closed, even below an allowed root: 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import SplitResult, unquote, urlsplit
 
-from dali_pipelines.patterns import PatternError, expanded
+from dali_pipelines.patterns import PatternError
+from service.jobs.places.named import places_in, texts
+from service.jobs.places.paths import meant
+from service.jobs.places.urls import url_refusal
 from service.settings import Settings, is_loopback
 from service.store.store import Store
-from trainer.prompts import published_class_names
 from trainer.resolve import SpecProblem
 
-PATH_FIELDS = frozenset({"path", "images_root", "deepspeed_config", "nvme_path"})
-"""Fields of a spec that always name a file or a folder, wherever they stand."""
-LOCAL_MODEL = "local-dir:"
-HUB_MODEL = "hf-hub:"
-NEVER_URLS = frozenset({"file", "local", "memory", "data", "ftp", "sftp", "ssh", "smb", "arrow_hdfs", "reference"})
-_DATA_FIELD = re.compile(r"data\.(train|validation|evaluate\.[^.]+)(\.\d+|\.sources\.\d+)?")
-_MAX_PATTERNS = 100_000
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(?:::|://)")
-_PATTERN_CHARACTER = re.compile(r"[*?\[{]")
 _DEEPSPEED_SECTIONS = frozenset(
     (
         *("zero_optimization", "aio", "activation_checkpointing", "graph_harvesting", "data_types"),
@@ -44,17 +35,6 @@ _DEEPSPEED_SECTIONS = frozenset(
     )
 )
 """What a DeepSpeed file from outside may set; other sections write files, load modules or open connections."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A value in a spec that points somewhere."""
-
-    field: str
-    value: str
-    """As it was given."""
-    target: str
-    """The path or URL in it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +97,7 @@ class Places:
         if "\0" in target:
             return "a path holds no zero character"
         if _URL.match(target):
-            return self._url_refusal(target)
+            return url_refusal(target, allowed=self.urls)
         return self._path_refusal(target)
 
     def _path_refusal(self, target: str) -> str | None:
@@ -126,12 +106,12 @@ class Places:
         if not target.startswith("/"):
             return f"{target!r} is no absolute path"
         try:
-            meant = _meant(target)
+            where = meant(target)
         except PatternError as error:
             return str(error)
         except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
             return f"{target!r} cannot be followed: {error}"
-        return None if all(map(self._may_read, meant)) else self._outside(target)
+        return None if all(map(self._may_read, where)) else self._outside(target)
 
     def _may_read(self, path: Path) -> bool:
         if path == self.own or self.own in path.parents:
@@ -149,28 +129,6 @@ class Places:
             f"operator allows (ATTUNE_ALLOWED_ROOTS: {named}), links followed"
         )
 
-    def _url_refusal(self, target: str) -> str | None:
-        try:
-            url = urlsplit(target)
-            host, port = url.hostname, url.port
-        except ValueError:
-            return "this is no URL"
-        if url.password is not None:
-            return "a URL with a password would be stored with the job; give the service's environment the credentials"
-        if "::" in url.scheme or "::" in target.partition("//")[0] or url.scheme.lower() in NEVER_URLS:
-            return f"{target!r}: URLs of this kind are not read; use s3://, gs://, https:// or a path"
-        if self.urls is None:
-            return None
-        if _climbs(target):
-            return f"{target!r} leads out of its own folder"
-        matching = [allowed for allowed in self.urls if _allows(allowed, url)]
-        if not matching:
-            named = ", ".join(self.urls) or "there are none"
-            return f"{target!r} is none of the URLs that the operator allows (ATTUNE_ALLOWED_URLS: {named})"
-        if url.scheme in ("http", "https") and all("*" in (urlsplit(allowed).netloc) for allowed in matching):
-            return _private_refusal(target, host or "", port)
-        return None
-
     def _deepspeed_problems(self, spec: Mapping[str, Any]) -> Iterator[SpecProblem]:
         """A file from outside may itself name files, modules and addresses."""
         parallel = spec.get("parallel")
@@ -184,7 +142,7 @@ class Places:
         field = "parallel.deepspeed_config"
         for name in sorted(set(content) - _DEEPSPEED_SECTIONS) if isinstance(content, dict) else ():
             yield SpecProblem(field=field, message=f"a file from outside may not set {name!r}", value=given)
-        for name, value in _texts(content):
+        for name, value in texts(content):
             if ("/" in value or name.endswith("path")) and value != "auto" and (why := self.refusal(value)):
                 yield SpecProblem(field=field, message=f"{name}: {why}", value=given)
 
@@ -193,99 +151,3 @@ def _is_model(store: Store, path: Path, *, project: str) -> bool:
     """A model that a job made lies below the job's folder, which is named after it."""
     found = store.models.paths(project=project, jobs=path.parts)
     return any(Path(known).resolve() == path for known in found)
-
-
-def places_in(spec: Mapping[str, Any]) -> Iterator[Place]:
-    """Every path and URL that a raw spec names: all fields of `PATH_FIELDS`, bare data sources, files of class names,
-    and local models."""
-    for field, value in _texts({name: value for name, value in spec.items() if name != "metadata"}):
-        last = field.rpartition(".")[2]
-        if value.startswith(HUB_MODEL) and (
-            "/../" in f"{value}/" or value.startswith((HUB_MODEL + "/", HUB_MODEL + "."))
-        ):
-            yield Place(field, value, value.removeprefix(HUB_MODEL))
-        elif value.startswith("timm/") and ".." in value.split("/"):
-            yield Place(field, value, value)
-        elif value.startswith(LOCAL_MODEL):
-            yield Place(field, value, value.removeprefix(LOCAL_MODEL))
-        elif (
-            last in PATH_FIELDS
-            or _DATA_FIELD.fullmatch(field)
-            or last == "class_names"
-            and value not in published_class_names()
-        ):
-            yield Place(field, value, value)
-
-
-def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in JSON values, under its dotted path."""
-    if isinstance(value, str):
-        yield field, value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _texts(inner, f"{field}.{name}" if field else str(name))
-    elif isinstance(value, Sequence) and not isinstance(value, bytes):
-        for index, inner in enumerate(value):
-            yield from _texts(inner, f"{field}.{index}")
-
-
-def _meant(target: str) -> set[Path]:
-    """Where all that a path stands for lies, links followed: the path itself if there is one of that name, else the
-    folder of every pattern that its braces make.
-
-    Raises:
-        PatternError: the braces make nothing that can be read.
-    """
-    whole = _resolved(target)
-    if Path(target).exists():
-        return {whole}
-    patterns = [Path(pattern) for pattern in expanded(target)]
-    if len(patterns) > _MAX_PATTERNS:
-        raise PatternError(f"{target!r} stands for more than {_MAX_PATTERNS} files; name their folder, or use `*`")
-    one_each = {pattern.parent: pattern for pattern in patterns}.values()
-    # Of one folder's files only those differ that are links, folders or patterns.
-    special = (path for path in patterns if _PATTERN_CHARACTER.search(path.name) or path.is_symlink() or path.is_dir())
-    return {whole, *(_resolved(str(path)) for path in (*one_each, *special))}
-
-
-def _climbs(target: str) -> bool:
-    """Whether a URL leads up, as it is written, with its braces expanded, or with its percent signs decoded."""
-    try:
-        each = (*expanded(target), *expanded(unquote(unquote(target))))
-    except PatternError:
-        return True
-    paths = [urlsplit(url).path for url in each]
-    return any("\\" in url for url in each) or any(".." in path.split("/") or "%" in unquote(path) for path in paths)
-
-
-def _resolved(target: str) -> Path:
-    """The path with links followed; of a pattern such as `shards/{00..09}.tar`, the folder that all it means lie in."""
-    path = Path(target)
-    fixed = Path(path.anchor)
-    for part in path.parts[len(fixed.parts) :]:
-        if _PATTERN_CHARACTER.search(part) and not (fixed / part).exists():
-            # What a pattern stands for could climb up again.
-            return Path("/") if ".." in path.parts else fixed.resolve()
-        fixed /= part
-    return fixed.resolve()
-
-
-def _allows(allowed: str, url: SplitResult) -> bool:
-    wanted = urlsplit(allowed)
-    if wanted.scheme.lower() != url.scheme.lower() or wanted.port != url.port:
-        return False
-    host, there = (wanted.hostname or "").lower(), (url.hostname or "").lower()
-    same = there.endswith(host[1:]) and there != host[1:] if host.startswith("*.") else host in ("*", there)
-    return same and (url.path or "/").startswith(wanted.path or "/")
-
-
-def _private_refusal(target: str, host: str, port: int | None) -> str | None:
-    """A host that the operator has not named himself must not lie in the service's own network."""
-    try:
-        answers = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
-    except OSError as error:
-        return f"{target!r}: the host {host!r} cannot be found: {error}"
-    for *_, address in answers:
-        if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global:
-            return f"{target!r} is a host in a private network; ATTUNE_ALLOWED_URLS must name it for it to be read"
-    return None

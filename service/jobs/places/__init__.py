@@ -1,0 +1,1 @@
+"""Where a spec may point: what it names (`named`), and what may be named (`rules`)."""
