@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import socket
 import sys
@@ -112,7 +113,14 @@ def _run_server(settings: Settings, listening: socket.socket, *, log_level: str,
         # uvicorn raises the signal that stopped it once more at the end, for whoever handled it before.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        server = Server(app, config, on_ready=lambda: _announce(settings, listening, json=json))
+
+        def ready() -> None:
+            # What there is now stays: a full collection would look at all of it, while every request waits.
+            gc.collect()
+            gc.freeze()
+            _announce(settings, listening, json=json)
+
+        server = Server(app, config, on_ready=ready)
         server.run(sockets=[listening])
     except StartError as error:
         raise CommandError(str(error), code=USAGE) from None

@@ -86,6 +86,10 @@ class Preflights:
             return not self._end_if_overdue(job)
         return num_running < self.max_running and self._start(job)
 
+    def would_start(self, job: JobRecord, *, num_running: int) -> bool:
+        """Whether `step` would start a job's first process."""
+        return num_running < self.max_running and _read_tries(self._paths(job)).count == 0
+
     def alive(self, job: JobRecord) -> bool:
         """Whether any process of the job's preflight lives."""
         return self._look(job).alive

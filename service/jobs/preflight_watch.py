@@ -12,6 +12,8 @@ import psutil
 
 from service.store.records import JobRecord
 
+_LOOK_EVERY_S = 5.0  # each look goes over all processes of the machine
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightLimits:
@@ -23,12 +25,20 @@ class PreflightLimits:
     """In all."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    sign: object
+    since: float
+    looked_at: float
+
+
 class PreflightWatch:
     """Watches living preflights; what it has seen is in memory, so that a new service gives them their time anew."""
 
     def __init__(self, limits: PreflightLimits) -> None:
         self._limits = limits
-        self._signs: dict[str, tuple[object, float]] = {}
+        self._look_every_s = min(_LOOK_EVERY_S, limits.stall_s / 10)
+        self._signs: dict[str, _Seen] = {}
 
     def overdue(self, job_id: str, *, folder: Path, pid: int | None, began_at: float | None) -> str | None:
         """Why a preflight has had its time, in a sentence; None if it has not.
@@ -41,11 +51,12 @@ class PreflightWatch:
             return f"looking at the data took longer than {self._limits.total_s:.0f} s"
         if pid is None:
             return None
-        sign, now = (_newest(folder), _computed_s(pid)), time.monotonic()
-        seen, since = self._signs.get(job_id, (None, now))
-        if sign != seen:
-            since = now
-        self._signs[job_id] = sign, since
+        now, last = time.monotonic(), self._signs.get(job_id)
+        if last is not None and now < last.looked_at + self._look_every_s:
+            return None
+        sign = (_newest(folder), _computed_s(pid))
+        since = last.since if last is not None and last.sign == sign else now
+        self._signs[job_id] = _Seen(sign, since, looked_at=now)
         if now - since > self._limits.stall_s:
             return f"looking at the data gave no sign of life for {self._limits.stall_s:.0f} s; can they be reached?"
         return None

@@ -54,6 +54,7 @@ PLANNER = "planner"
 _LOCAL_ENGINE = "local-engine"
 _STRAYS_EVERY_S = 30.0
 _GATHER_S = 0.2
+_REST_FACTOR = 15.0  # between turns that requests ask for: they share a core with what answers requests
 _MAX_NEW_CLAIMS = 16  # a turn, so that replicas come to share the work
 
 
@@ -178,10 +179,12 @@ class JobRunner:
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
+            began = time.thread_time()
             self._guard("", self.tick)
             self._turned_at = time.monotonic()
+            rest_s = max(_GATHER_S, _REST_FACTOR * (time.thread_time() - began))
             if self._wake.wait(self._poll_interval_s):
-                self._stopping.wait(min(_GATHER_S, self._poll_interval_s))  # one turn for all who come together
+                self._stopping.wait(min(rest_s, self._poll_interval_s))  # one turn for all who come together
             self._wake.clear()
 
     def _has_lock(self) -> bool:
@@ -267,6 +270,8 @@ class JobRunner:
 
     def _step(self, job: JobRecord, *, num_validating: int) -> bool:
         """Take a job a step on; whether its preflight runs, beside `num_validating` others."""
+        if job.status is JobStatus.VALIDATING_FILES:  # it has never run
+            return self._look_at_data(job, num_running=num_validating)
         attempt = self._store.attempts.latest(job.id)
         if attempt is not None and attempt.status is not AttemptStatus.ENDED:
             if attempt.engine != self._launcher.name:
@@ -274,10 +279,20 @@ class JobRunner:
             self._supervisor.step(job, attempt)
             self._tell_if_ended(job, attempt.number)
         elif job.cancel_requested:
-            self._cancel(job)
-        elif job.status is JobStatus.VALIDATING_FILES and not self._refuse_if_impossible(job.id):
-            return self._preflights.step(job, num_running=num_validating)
+            lifecycle.move(self._store, job.id, JobStatus.CANCELLED, message="Job cancelled")
         return False
+
+    def _look_at_data(self, job: JobRecord, *, num_running: int) -> bool:
+        """Take a job a step on whose data are to be looked at; whether its preflight runs, beside `num_running`."""
+        if job.cancel_requested:
+            if self._preflights.alive(job):
+                self._preflights.kill(job)
+            else:
+                lifecycle.move(self._store, job.id, JobStatus.CANCELLED, message="Job cancelled")
+            return False
+        if self._preflights.would_start(job, num_running=num_running) and self._refuse_if_impossible(job.id):
+            return False
+        return self._preflights.step(job, num_running=num_running)
 
     def _tell_if_ended(self, job: JobRecord, number: int) -> None:
         if self._on_attempt_end is None:
@@ -285,12 +300,6 @@ class JobRunner:
         for attempt in self._store.attempts.list(job.id):
             if attempt.number == number and attempt.status is AttemptStatus.ENDED:
                 self._on_attempt_end(job, attempt)
-
-    def _cancel(self, job: JobRecord) -> None:
-        if job.status is JobStatus.VALIDATING_FILES and self._preflights.alive(job):
-            self._preflights.kill(job)
-        else:
-            lifecycle.move(self._store, job.id, JobStatus.CANCELLED, message="Job cancelled")
 
     def _schedule(self) -> None:
         for job_id in self._store.queue.overdue(time.time()):

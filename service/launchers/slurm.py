@@ -75,7 +75,7 @@ class SlurmLauncher:
             raise EngineRefused("ATTUNE_ENGINE is slurm, but sbatch is not on the PATH of this service")
         # What a submitter's environment holds reaches the job: nothing of the service's own.
         chosen = {name: value for name, value in environment.items() if name.startswith(_NEEDED)}
-        self._environment = chosen | forwarded(environment, weights_dir=weights_dir) | worker_environment
+        self._environment = chosen | forwarded(environment, weights_dir=weights_dir) | dict(worker_environment)
         self._commands = SlurmCommands(self._environment)
         self._partition = partition
         self._arguments = [

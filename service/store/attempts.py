@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.redaction import redact
@@ -37,6 +37,9 @@ _TOLD = (
 )  # fmt: skip
 """Fields of `AttemptProgress` that go into the attempt's row."""
 _LEASED = select(device_leases.c.node, device_leases.c.device)
+_OF_JOB = (
+    select(attempts).where(attempts.c.job_id == bindparam("b_job")).order_by(attempts.c.created_at, attempts.c.number)
+)
 
 
 class Attempts:
@@ -53,11 +56,15 @@ class Attempts:
 
     def list(self, job_id: str) -> Sequence[AttemptRecord]:
         """The job's attempts, oldest first."""
-        return self._select(attempts.c.job_id == job_id)
+        with self._database.read() as connection:
+            return [record_of(AttemptRecord, row) for row in connection.execute(_OF_JOB, {"b_job": job_id})]
 
     def open(self) -> Sequence[AttemptRecord]:
         """All attempts that have not ended, oldest first."""
-        return self._select(attempts.c.status.in_(OPEN_ATTEMPT))
+        query = select(attempts).where(attempts.c.status.in_(OPEN_ATTEMPT))
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(attempts.c.created_at, attempts.c.job_id, attempts.c.number))
+            return [record_of(AttemptRecord, row) for row in rows]
 
     def leased_devices(self) -> set[tuple[str, int]]:
         """Devices that attempts hold, as node and number."""
@@ -265,11 +272,6 @@ class Attempts:
                 queued_at=time.time(),
                 **_remembered(connection, job_id, overrides=overrides, retries=retries),
             )
-
-    def _select(self, condition: ColumnElement[bool]) -> Sequence[AttemptRecord]:
-        query = select(attempts).where(condition).order_by(attempts.c.created_at, attempts.c.job_id, attempts.c.number)
-        with self._database.read() as connection:
-            return [record_of(AttemptRecord, row) for row in connection.execute(query)]
 
 
 def _is_open(job_id: str, number: int | None) -> ColumnElement[bool]:

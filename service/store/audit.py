@@ -19,7 +19,7 @@ class Audit:
     def append(self, record: AuditRecord) -> None:
         """Add a record."""
         with self._database.write() as connection:
-            connection.execute(audit_log.insert().values(**values_of(record)))
+            connection.execute(audit_log.insert(), values_of(record))
 
     def list(
         self,

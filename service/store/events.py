@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from service.redaction import redact_values
 from service.store.engine import Database
 from service.store.records import EventRecord, NewEvent, UnknownId, new_id
 from service.store.rows import Page, newest_first, record_of, values_of
 from service.store.tables import events, jobs
+
+_COUNT_UP = (
+    update(jobs).where(jobs.c.id == bindparam("b_job")).values(num_events=jobs.c.num_events + bindparam("b_count"))
+)
+_NUM_EVENTS = select(jobs.c.num_events).where(jobs.c.id == bindparam("b_job"))
 
 
 class Events:
@@ -70,12 +75,10 @@ class Events:
 def append_events(connection: Connection, job_id: str, new: Sequence[NewEvent]) -> Sequence[EventRecord]:
     """`Events.append` inside a transaction that does more."""
     # Counting up on the job's row takes its lock, so that two writers can never draw the same number.
-    counted = connection.execute(
-        update(jobs).where(jobs.c.id == job_id).values(num_events=jobs.c.num_events + len(new))
-    )
+    counted = connection.execute(_COUNT_UP, {"b_job": job_id, "b_count": len(new)})
     if counted.rowcount == 0:
         raise UnknownId("fine-tuning job", job_id)
-    last = connection.execute(select(jobs.c.num_events).where(jobs.c.id == job_id)).scalar_one()
+    last = connection.execute(_NUM_EVENTS, {"b_job": job_id}).scalar_one()
     first = last - len(new) + 1
     records = [
         EventRecord(id=new_id("ftevent"), job_id=job_id, seq=first + i, **redact_values(values_of(event)))

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, true, union, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, select, true, update
 from sqlalchemy.exc import IntegrityError
 
 from service.redaction import redact
 from service.store.announcements import announce_job
+from service.store.claims import ANY_NEEDS_WORK, NUM_VALIDATING, Claims
 from service.store.engine import Database
 from service.store.events import append_events
 from service.store.records import (
@@ -30,27 +31,13 @@ from service.store.rows import Page, newest_first, record_of, values_of
 from service.store.tables import attempts, job_metadata, jobs, projects
 
 _WAITING = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED)
-_BUSY = (JobStatus.VALIDATING_FILES, JobStatus.RUNNING)
 _RARE = 500
-_IDLE = tuple(status for status in JobStatus if status not in (*_BUSY, *TERMINAL))
-# Each part is found by an index of its own: nothing here may look at all jobs, or at all that wait.
-_BUSY_ONES = select(jobs.c.position).where(jobs.c.status.in_(_BUSY))
-_TO_BE_CANCELLED = select(jobs.c.position).where(jobs.c.cancel_requested.is_(True), jobs.c.status.in_(_IDLE))
-_WITH_OPEN_ATTEMPT = (
-    select(jobs.c.position)
-    .join(attempts, attempts.c.job_id == jobs.c.id)
-    .where(attempts.c.status.in_(OPEN_ATTEMPT), jobs.c.status.in_(_IDLE))
+_BY_ID = select(jobs).where(jobs.c.id == bindparam("b_id"))
+_HELD = select(jobs.c.position).where(jobs.c.id == bindparam("b_id")).with_for_update()
+_QUOTAS = select(projects.c.max_disk_bytes, projects.c.disk_bytes, projects.c.max_queued_jobs).where(
+    projects.c.id == bindparam("b_project")
 )
 _OPEN_OF = select(attempts.c.number).where(attempts.c.status.in_(OPEN_ATTEMPT))
-_NEEDS_WORK = jobs.c.position.in_(union(_BUSY_ONES, _TO_BE_CANCELLED, _WITH_OPEN_ATTEMPT))
-_VALIDATING = and_(jobs.c.status == JobStatus.VALIDATING_FILES, jobs.c.cancel_requested.is_(False))
-_URGENT = jobs.c.position.in_(
-    union(
-        select(jobs.c.position).where(jobs.c.status == JobStatus.RUNNING),
-        select(jobs.c.position).where(jobs.c.cancel_requested.is_(True), jobs.c.status.in_((*_BUSY, *_IDLE))),
-        _WITH_OPEN_ATTEMPT,
-    )
-)
 
 
 class Jobs:
@@ -58,6 +45,7 @@ class Jobs:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._claims = Claims(database.now())
 
     def create(self, record: JobRecord) -> JobRecord:
         """Store a new job.
@@ -71,7 +59,7 @@ class Jobs:
                 if find_job(connection, record.id) is not None:
                     raise AlreadyExists("job", record.id)
                 _refuse_over_quota(connection, record.project_id)
-                inserted = connection.execute(jobs.insert().values(num_events=0, **values_of(record)))
+                inserted = connection.execute(jobs.insert(), {"num_events": 0, **values_of(record)})
                 place = {"job_id": record.id, "project_id": record.project_id}
                 position = inserted.inserted_primary_key
                 assert position is not None
@@ -141,45 +129,40 @@ class Jobs:
                 thousands that wait for it.
             take_over: also take what another owner holds, for a caller who knows that there is no other.
         """
-        now = self._database.now()
-        mine = and_(_NEEDS_WORK, jobs.c.lease_owner == owner)
+        given = {"b_owner": owner, "b_ttl": lease_s}
         with self._database.write() as connection:
-            connection.execute(update(jobs).where(mine).values(lease_expires_at=now + lease_s))
+            connection.execute(self._claims.renew, given)
             room = None if max_validating is None else max_validating - _num_validating(connection, owner)
             for position in self._unheld(connection, owner=owner, limit=limit, room=room, take_over=take_over):
-                given = {"lease_owner": owner, "lease_token": secrets.token_hex(8), "lease_expires_at": now + lease_s}
-                connection.execute(update(jobs).where(jobs.c.position == position).values(**given))
-            rows = connection.execute(select(jobs).where(mine).order_by(jobs.c.position))
-            return [record_of(JobRecord, row) for row in rows]
+                token = {"b_position": position, "b_token": secrets.token_hex(8)}
+                connection.execute(self._claims.give, {**given, **token})
+            return [record_of(JobRecord, row) for row in connection.execute(self._claims.mine, {"b_owner": owner})]
 
     def _unheld(
         self, connection: Connection, *, owner: str, limit: int, room: int | None, take_over: bool
     ) -> Iterator[int]:
         """Positions of jobs to claim; `room`: most of them whose data are to be checked."""
-        now = self._database.now()
-        free = true() if take_over else or_(jobs.c.lease_owner.is_(None), jobs.c.lease_expires_at < now)
-        not_mine = and_(or_(jobs.c.lease_owner.is_(None), jobs.c.lease_owner != owner), free)
-        for needs_work, most in ((_URGENT, limit), (_VALIDATING, limit if room is None else min(limit, room))):
+        queries = self._claims.of_anybody if take_over else self._claims.of_nobody
+        of_owner = {"b_owner": owner}
+        checked = limit if room is None else min(limit, room)
+        for query, most in ((queries.urgent, limit), (queries.validating, checked)):
             if most > 0:
-                found = select(jobs.c.position).where(needs_work, not_mine).order_by(jobs.c.position).limit(most)
-                yield from connection.execute(found.with_for_update(skip_locked=True)).scalars().all()
+                yield from connection.execute(query, {**of_owner, "b_most": most}).scalars().all()
         if room is not None:  # a project that fills all places keeps no other from being looked at
-            firsts = [p for p in connection.execute(_first_of_the_others(owner, not_mine)).scalars() if p is not None]
-            found = select(jobs.c.position).where(jobs.c.position.in_(firsts), not_mine).limit(limit)
-            yield from connection.execute(found.with_for_update(skip_locked=True)).scalars().all()
+            found = connection.execute(queries.first_of_the_others, of_owner).scalars()
+            firsts = [position for position in found if position is not None]
+            if firsts:
+                yield from connection.execute(queries.among, {**of_owner, "b_among": firsts}).scalars().all()
 
     def any_needs_attention(self) -> bool:
         """Whether `claim` would find anything; cheaper, as it writes nothing."""
         with self._database.read() as connection:
-            parts = (_BUSY_ONES, _TO_BE_CANCELLED, _WITH_OPEN_ATTEMPT)
-            return bool(connection.execute(select(or_(*(part.exists() for part in parts)))).scalar())
+            return bool(connection.execute(ANY_NEEDS_WORK).scalar())
 
     def renew(self, *, owner: str, lease_s: float) -> None:
         """Hold what `owner` has claimed for `lease_s` seconds from now."""
         with self._database.write() as connection:
-            later = self._database.now() + lease_s
-            mine = and_(_NEEDS_WORK, jobs.c.lease_owner == owner)
-            connection.execute(update(jobs).where(mine).values(lease_expires_at=later))
+            connection.execute(self._claims.renew, {"b_owner": owner, "b_ttl": lease_s})
 
     def release(self, *, owner: str) -> None:
         """Give back all that `owner` holds, so that others need not wait for its leases to run out."""
@@ -260,16 +243,8 @@ class Jobs:
             return _must_find(connection, id)
 
 
-def _first_of_the_others(owner: str, free: ColumnElement[bool]) -> Select[Any]:
-    """Of each project none of whose data `owner` checks, the position of the first job whose data are to be checked."""
-    held = select(jobs.c.position).where(jobs.c.project_id == projects.c.id, _VALIDATING, jobs.c.lease_owner == owner)
-    first = select(func.min(jobs.c.position)).where(jobs.c.project_id == projects.c.id, _VALIDATING, free)
-    return select(first.scalar_subquery()).select_from(projects).where(~held.exists())
-
-
 def _num_validating(connection: Connection, owner: str) -> int:
-    held = and_(_VALIDATING, jobs.c.lease_owner == owner)
-    return connection.execute(select(func.count()).select_from(jobs).where(held)).scalar_one()
+    return connection.execute(NUM_VALIDATING, {"b_owner": owner}).scalar_one()
 
 
 def _with_notes(
@@ -294,15 +269,14 @@ def _with_notes(
 
 
 def _refuse_over_quota(connection: Connection, project: str) -> None:
-    disk = select(projects.c.max_disk_bytes, projects.c.disk_bytes).where(projects.c.id == project)
-    most, there = connection.execute(disk).one_or_none() or (None, None)
+    found = connection.execute(_QUOTAS, {"b_project": project}).one_or_none()
+    most, there, limit = found or (None, None, None)
     if most is not None and (there or 0) > most:
         raise QuotaExceeded(project, "bytes of files, checkpoints and models on the disk, or more", most)
-    quota = select(projects.c.max_queued_jobs).where(projects.c.id == project)
-    limit = connection.execute(quota).scalar_one_or_none()
     if limit is None:
         return
-    connection.execute(quota.with_for_update())  # one at a time, or two would both find the last place
+    # One at a time, or two would both find the last place.
+    connection.execute(select(projects.c.id).where(projects.c.id == project).with_for_update())
     waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit)
     if len(connection.execute(waiting).all()) >= limit:
         raise QuotaExceeded(project, "waiting jobs", limit)
@@ -310,7 +284,7 @@ def _refuse_over_quota(connection: Connection, project: str) -> None:
 
 def find_job(connection: Connection, id: str) -> JobRecord | None:
     """The job as this transaction sees it, or None."""
-    row = connection.execute(select(jobs).where(jobs.c.id == id)).one_or_none()
+    row = connection.execute(_BY_ID, {"b_id": id}).one_or_none()
     return None if row is None else record_of(JobRecord, row)
 
 
@@ -342,7 +316,7 @@ def _must_find(connection: Connection, id: str) -> JobRecord:
 def hold_job(connection: Connection, id: str) -> None:
     """Hold on to a job's row till the transaction ends. Whatever changes a job and its attempts begins with it, as
     two that take the same rows in another order would wait for each other."""
-    connection.execute(select(jobs.c.position).where(jobs.c.id == id).with_for_update())
+    connection.execute(_HELD, {"b_id": id})
 
 
 def require_lease(connection: Connection, job_id: str, lease: str | None) -> None:

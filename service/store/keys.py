@@ -24,6 +24,7 @@ class Keys:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._remembered: dict[str, tuple[ApiKeyRecord, float]] = {}
+        self._was_made = False
 
     def create(self, record: ApiKeyRecord) -> ApiKeyRecord:
         """Store a new key."""
@@ -59,8 +60,10 @@ class Keys:
 
     def any(self) -> bool:
         """Whether a key was ever made; one that has ended still says that keys are wanted."""
-        with self._database.read() as connection:
-            return connection.execute(select(api_keys.c.id).limit(1)).first() is not None
+        if not self._was_made:  # what was made stays, ended or not
+            with self._database.read() as connection:
+                self._was_made = connection.execute(select(api_keys.c.id).limit(1)).first() is not None
+        return self._was_made
 
     def any_valid(self) -> bool:
         """Whether there is a key that is valid now."""

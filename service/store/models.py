@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import bindparam, delete, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from service.store.engine import Database
 from service.store.records import AlreadyExists, ModelRecord
 from service.store.rows import record_of, values_of
 from service.store.tables import models
+
+_BY_ID = select(models).where(models.c.id == bindparam("b_id"))
 
 
 class Models:
@@ -35,7 +37,7 @@ class Models:
     def get(self, id: str) -> ModelRecord | None:
         """The model of this name, or None."""
         with self._database.read() as connection:
-            row = connection.execute(select(models).where(models.c.id == id)).one_or_none()
+            row = connection.execute(_BY_ID, {"b_id": id}).one_or_none()
             return None if row is None else record_of(ModelRecord, row)
 
     def list(self, *, project: str | None = None) -> list[ModelRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 
 from service.store.engine import Database
@@ -13,6 +13,7 @@ from service.store.rows import record_of, values_of
 from service.store.tables import projects
 
 USAGE_HALF_LIFE_S = 7 * 86_400.0
+_BY_ID = select(projects).where(projects.c.id == bindparam("b_id"))
 
 
 class Projects:
@@ -37,7 +38,7 @@ class Projects:
     def get(self, id: str) -> ProjectRecord | None:
         """The project, or None."""
         with self._database.read() as connection:
-            row = connection.execute(select(projects).where(projects.c.id == id)).one_or_none()
+            row = connection.execute(_BY_ID, {"b_id": id}).one_or_none()
             return None if row is None else record_of(ProjectRecord, row)
 
     def max_devices(self, id: str) -> int | None:

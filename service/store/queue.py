@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Integer, and_, cast, exists, func, literal, or_, select, update
+from sqlalchemy import Connection, Integer, and_, bindparam, cast, exists, func, literal, or_, select, update
 
 from service.store.engine import Database
 from service.store.events import append_events
@@ -32,6 +32,18 @@ from service.store.tables import attempts, jobs
 _QUEUED = and_(jobs.c.status == JobStatus.QUEUED, jobs.c.cancel_requested.is_(False))
 _GAP = 1024.0
 _STEP_BACK = 1e-3
+_NEWEST = select(func.max(jobs.c.queued_at)).where(jobs.c.status == JobStatus.QUEUED)
+_IDLE = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
+_OVERDUE = (
+    select(jobs.c.id)
+    .where(
+        jobs.c.status.in_(_IDLE),
+        jobs.c.deadline_at < bindparam("b_now"),
+        jobs.c.cancel_requested.is_(False),
+        ~exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status.in_(OPEN_ATTEMPT)),
+    )
+    .limit(bindparam("b_most"))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +105,7 @@ class Queue:
     def newest(self) -> float | None:
         """When a job was last queued that still is; None: nothing waits."""
         with self._database.read() as connection:
-            found = select(func.max(jobs.c.queued_at)).where(jobs.c.status == JobStatus.QUEUED)
-            newest: float | None = connection.execute(found).scalar_one()
+            newest: float | None = connection.execute(_NEWEST).scalar_one()
             return newest
 
     def lines(self) -> list[tuple[int, str]]:
@@ -146,11 +157,8 @@ class Queue:
 
     def overdue(self, now: float, *, limit: int = 100) -> Sequence[str]:
         """Ids of jobs whose deadline is over and that no attempt works on."""
-        idle = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
-        is_open = exists().where(attempts.c.job_id == jobs.c.id, attempts.c.status.in_(OPEN_ATTEMPT))
-        late = and_(jobs.c.status.in_(idle), jobs.c.deadline_at < now, jobs.c.cancel_requested.is_(False), ~is_open)
         with self._database.read() as connection:
-            return connection.execute(select(jobs.c.id).where(late).limit(limit)).scalars().all()
+            return connection.execute(_OVERDUE, {"b_now": now, "b_most": limit}).scalars().all()
 
     def num_ahead(self, job: JobRecord) -> int:
         """Queued jobs of a higher priority, and of the same priority and project that go before it."""

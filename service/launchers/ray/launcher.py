@@ -68,7 +68,7 @@ class RayLauncher:
         self._slots_per_node = slots_per_node
         self._lost_after_s = lost_after_s
         self._command = command
-        self._forwarded = forwarded(environment, weights_dir=weights_dir) | worker_environment
+        self._forwarded = forwarded(environment, weights_dir=weights_dir) | dict(worker_environment)
         self._connection = Connection(
             address=address, namespace=namespace, environment=driver_environment(environment, token_file=token_file)
         )
