@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from pydantic import Field
+
 from service.files.ids import file_id_of
 from service.schemas.base import Answer
 from service.store.records import AttemptRecord, AttemptStatus, EndReason, JobRecord, JobStatus
@@ -115,7 +117,7 @@ class Job(Answer):
     """The model it starts from."""
     organization_id: str = "attune"
     """Always `attune`."""
-    result_files: list[str] = []
+    result_files: list[str] = Field(default_factory=list)
     """Always empty: results are events and the model's metrics."""
     seed: int
     """Seed of every random draw."""
@@ -129,7 +131,7 @@ class Job(Answer):
     """The held-out data, likewise."""
     estimated_finish: int | None
     """Unix seconds, by the speed so far; null while it is not running."""
-    integrations: list[Any] = []
+    integrations: list[Any] = Field(default_factory=list)
     """Always empty."""
     metadata: dict[str, str]
     """Notes of the caller's own."""

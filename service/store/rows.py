@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Column, Connection, Select, Table
 
@@ -17,8 +19,15 @@ Page = tuple[list[R], bool]
 
 def record_of(kind: type[R], row: Any) -> R:
     """The record of class `kind` in a row that has at least its fields as columns."""
-    values: Mapping[str, Any] = row._mapping
-    return kind(**{field.name: values[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+    names, values_in = _fields_among(cast(Any, kind), row._fields)
+    return kind(**dict(zip(names, values_in(row), strict=True)))
+
+
+@functools.lru_cache(maxsize=256)
+def _fields_among(kind: Any, columns: tuple[str, ...]) -> tuple[tuple[str, ...], Callable[[Any], Any]]:
+    """A record's field names, and what takes their values out of a row with these columns: asked for each row."""
+    names = tuple(field.name for field in fields(kind))
+    return names, operator.itemgetter(*map(columns.index, names))
 
 
 def values_of(record: Any) -> dict[str, Any]:
