@@ -80,6 +80,7 @@ def test_a_job_that_does_not_fit_comes_with_a_way_that_does(client: TestClient) 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_dry_run_is_an_estimate_that_submits_nothing(client: TestClient, tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

@@ -112,6 +112,7 @@ def test_any_ranks_and_stage_go_on_from_any_others(tmp_path, free_port):
         assert two[f"{name}-to-{stage}"] == expected
 
 
+@pytest.mark.nightly
 def test_a_contrastive_job_goes_on_with_one_rank_and_the_same_negatives(launch, digits_spec):
     """Two ranks of ZeRO 1, then one of ZeRO 3: half as many samples at once, and the same pairs contrasted."""
 

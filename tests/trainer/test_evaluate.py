@@ -118,6 +118,7 @@ def test_deepspeed_ranks_find_the_same(exports, pictures, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_damaged_images_are_named_or_left_out(exports, pictures, tmp_path):
     for name in CLASSES:
         save_picture(tmp_path / "bad" / name / "good.png", seed=1)

@@ -59,6 +59,7 @@ def test_a_resumed_run_equals_the_undisturbed_one(launch, digits_spec, stage, st
     assert_bit_equal(exported(run.job), whole)
 
 
+@_NIGHTLY
 def test_all_stages_compute_the_same_losses(stage_losses):
     if len(stage_losses) < 3:
         pytest.skip("needs the losses of the test above for all stages")
@@ -67,6 +68,7 @@ def test_all_stages_compute_the_same_losses(stage_losses):
     assert stage_losses[0][-1] < stage_losses[0][0] - 0.1
 
 
+@_NIGHTLY
 @pytest.mark.parametrize(
     "settings",
     [
@@ -87,6 +89,7 @@ def test_ways_to_compute_do_not_change_the_losses(launch, digits_spec, settings,
     assert list(run.steps().values()) == pytest.approx(stage_losses[0], rel=1e-3)
 
 
+@_NIGHTLY
 def test_the_moving_average_is_that_of_the_gathered_weights(launch, digits_spec):
     """Every step is saved with raw weights; their average by hand equals the exported one."""
     arguments = ["--spec", str(digits_spec), "--set", "parallel.zero_stage=2", "--set", "schedule.max_steps=4"]
@@ -106,6 +109,7 @@ def test_the_moving_average_is_that_of_the_gathered_weights(launch, digits_spec)
     assert not torch.allclose(average, weights[-1], atol=1e-5)
 
 
+@_NIGHTLY
 def test_a_killed_worker_takes_the_others_along_and_the_job_goes_on(launch, digits_spec):
     settings = ("schedule.max_steps=40", "evaluation.every_steps=40", "checkpoint.every_steps=10")
     arguments = ("--spec", str(digits_spec), *(word for setting in settings for word in ("--set", setting)))
@@ -141,7 +145,7 @@ def test_sigterm_to_the_group_checkpoints_and_records_interrupted(launch, digits
     assert record.step == run.job.published_checkpoints()[-1].step
 
 
-@pytest.mark.nightly
+@_NIGHTLY
 def test_an_interrupted_evaluation_is_made_up_for(launch, digits_spec):
     """A signal in the step before an evaluation: the checkpoint there gets its metrics after all."""
     run = launch("job", *options(digits_spec, "schedule.max_steps=400", "evaluation.every_steps=1"))
@@ -158,6 +162,7 @@ def test_an_interrupted_evaluation_is_made_up_for(launch, digits_spec):
     assert "validation/top1" in json.loads(record.read_text())["metrics"]
 
 
+@_NIGHTLY
 def test_a_non_finite_loss_stops_with_step_and_last_good_checkpoint(launch, digits_spec):
     settings = ("optim.lr=1e30", "optim.clip_grad_norm=null", "schedule.warmup_steps=0", "checkpoint.every_steps=1")
     run = launch("job", "--spec", str(digits_spec), *(word for s in settings for word in ("--set", s)))
@@ -171,8 +176,8 @@ def test_a_non_finite_loss_stops_with_step_and_last_good_checkpoint(launch, digi
 @pytest.mark.parametrize(
     ("setting", "reason", "words"),
     [
-        ("parallel.devices=4", "bad_spec", ["parallel.devices 4", "2 ranks"]),
-        ("model.freeze=[nothing.*]", "bad_spec", ["model.freeze", "nothing.*"]),
+        pytest.param("parallel.devices=4", "bad_spec", ["parallel.devices 4", "2 ranks"], marks=_NIGHTLY),
+        pytest.param("model.freeze=[nothing.*]", "bad_spec", ["model.freeze", "nothing.*"], marks=_NIGHTLY),
         ("data.validation=/nowhere", "bad_data", ["/nowhere", "does not exist"]),
     ],
 )
@@ -184,6 +189,7 @@ def test_a_job_that_cannot_run_says_why(launch, digits_spec, setting, reason, wo
         assert word in record.message
 
 
+@_NIGHTLY
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 def test_a_full_disk_keeps_the_last_good_checkpoint(launch, digits_spec, tmp_path, small_disk):
     small_disk(tmp_path / "job" / "checkpoints", mebibytes=150)

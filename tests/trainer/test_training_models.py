@@ -58,6 +58,7 @@ def test_heads_prompt_and_adapters_train_on_locked_towers_under_stage_three(laun
     assert model.module.text_prompt.vectors.std() > 0.02  # trained away from its first values
 
 
+@pytest.mark.nightly
 def test_a_classifier_on_unit_norm_features_is_trained_evaluated_and_exported(launch, digits_spec):
     run = launch(
         "job",

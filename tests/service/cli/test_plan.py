@@ -12,6 +12,7 @@ def small(tmp_path, **more):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_recipe_is_planned_as_json(attune):
     ended = attune("plan", "--recipe", "flyp-imagenet", "--lr-at", "0,499", "--set", "optim.lr=2e-5", "--json")
     assert ended.returncode == 0, ended.stderr

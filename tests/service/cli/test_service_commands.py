@@ -220,6 +220,7 @@ def test_predict_with_an_unknown_model_exits_4(attune: Attune, service_url: str,
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_from_a_folder_of_images_to_answers(
     attune: Attune, service_url: str, two_class_folder: Path, tmp_path: Path
 ) -> None:
