@@ -25,7 +25,7 @@ from trainer.job_dir import JobDir, PreflightReport, Record, write_json_atomical
 
 PreflightCommand = Callable[[Path], Sequence[str]]
 """Makes the argument list from the job folder."""
-_NICENESS = 15  # jobs that train and the service itself go first
+_NICENESS = 5  # the service itself goes first; who waits for a look at his data waits for all looks before it
 
 
 class Tries(Record):
