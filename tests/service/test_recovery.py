@@ -110,7 +110,7 @@ def logged_steps(job: JobDir) -> list[list[int]]:
 
 
 def wait_for_step(job: JobDir, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not any(step <= logged for steps in logged_steps(job) for logged in steps):
         assert time.monotonic() < deadline, "the job did not get so far"
         time.sleep(0.05)

@@ -125,7 +125,9 @@ def test_a_sweep_survives_its_service_and_makes_no_trial_twice(start_service):
         rows = sweeps.rows(id)
         for row in rows:
             if row["job_id"]:
-                (sweeps.job_dir(row) / "go").touch()
+                folder = sweeps.job_dir(row)
+                if folder.exists():  # made with the job's data check; asked again until all have ended
+                    (folder / "go").touch()
         return sweeps.get(id)["status"] == "succeeded"
 
     sweeps.wait(let_go)
