@@ -128,10 +128,8 @@ def undisturbed(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return load_file(job.export / "open_clip_model.safetensors")
 
 
-@pytest.mark.parametrize(
-    "victim",
-    [*(pytest.param(name, marks=pytest.mark.nightly) for name in ("worker", "launcher")), "control plane"],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("victim", ["worker", "launcher", "control plane"])
 def test_kill_9_loses_nothing(
     service: Service, digits: Path, undisturbed: dict[str, torch.Tensor], victim: str
 ) -> None:
