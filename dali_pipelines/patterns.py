@@ -9,7 +9,7 @@ from braceexpand import UnbalancedBracesError, braceexpand
 
 CONFINED_TO = "ATTUNE_CONFINED_TO"
 """The environment variable with the folders that data may be read from, with `:` between them."""
-MAX_FILES = 1_000_000
+_MAX_FILES = 1_000_000
 _INSTEAD = "name their folder, or use `*`"
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 _LONG_RANGE = re.compile(r"\{-?\d{19}|\.\.-?\d{19}")
@@ -19,7 +19,7 @@ class PatternError(ValueError):
     """A pattern that stands for nothing that may be read; the text says why."""
 
 
-def expanded(pattern: str, *, most: int = MAX_FILES) -> list[str]:
+def expanded(pattern: str, *, most: int = _MAX_FILES) -> list[str]:
     """The patterns that a brace expression stands for. Whoever judges a path judges each of these.
 
     Args:

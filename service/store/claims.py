@@ -82,13 +82,12 @@ class Unheld:
         """At most `b_most` jobs whose data are to be checked."""
         self.first_of_the_others = _first_of_the_others(claimable)
         """The first such job of each project none of whose data `b_owner` checks; may hold null."""
-        self.among = _locked(and_(jobs.c.position.in_(bindparam("b_among", expanding=True)), claimable), limited=False)
-        """Those that are still claimable of the positions `b_among`."""
+        self.among = _locked(and_(jobs.c.position.in_(bindparam("b_among", expanding=True)), claimable))
+        """At most `b_most` of the positions `b_among`: those that are still claimable."""
 
 
-def _locked(wanted: ColumnElement[bool], *, limited: bool = True) -> Select[Any]:
-    found = select(jobs.c.position).where(wanted).order_by(jobs.c.position)
-    found = found.limit(bindparam("b_most")) if limited else found
+def _locked(wanted: ColumnElement[bool]) -> Select[Any]:
+    found = select(jobs.c.position).where(wanted).order_by(jobs.c.position).limit(bindparam("b_most"))
     return found.with_for_update(skip_locked=True)
 
 

@@ -152,7 +152,8 @@ class Jobs:
             found = connection.execute(queries.first_of_the_others, of_owner).scalars()
             firsts = [position for position in found if position is not None]
             if firsts:
-                yield from connection.execute(queries.among, {**of_owner, "b_among": firsts}).scalars().all()
+                among = {**of_owner, "b_among": firsts, "b_most": limit}
+                yield from connection.execute(queries.among, among).scalars().all()
 
     def any_needs_attention(self) -> bool:
         """Whether `claim` would find anything; cheaper, as it writes nothing."""

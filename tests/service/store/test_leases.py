@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.store.records import AttemptEnd, EndReason, JobRecord, JobStatus
+from service.store.records import AttemptEnd, EndReason, JobRecord, JobStatus, ProjectRecord
 from service.store.store import Store
 
 NewJob = Callable[..., JobRecord]
@@ -122,6 +122,14 @@ def test_only_so_many_jobs_are_claimed_for_checking_as_can_be_checked(store: Sto
     store.jobs.transition(waiting[0].id, JobStatus.QUEUED, expected=[JobStatus.VALIDATING_FILES])
     waiting.append(new_job(status=JobStatus.VALIDATING_FILES))
     assert claimed(store, "a", max_validating=2) == {waiting[1].id, waiting[4].id, doomed.id}
+
+
+def test_the_first_jobs_of_many_projects_are_claimed_a_few_at_a_time(store: Store, new_job: NewJob) -> None:
+    for name in "pqrst":
+        store.projects.create(ProjectRecord(id=name, name=name, created_at=0.0))
+        new_job(status=JobStatus.VALIDATING_FILES, project_id=name)
+    assert len(claimed(store, "a", limit=2, max_validating=0)) == 2
+    assert len(claimed(store, "a", limit=2, max_validating=0)) == 4
 
 
 def test_a_lease_that_is_kept_is_renewed_and_lost_with_its_time(store: Store) -> None:
