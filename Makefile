@@ -17,7 +17,7 @@ help:
 	@echo "make test-gpu   the tests that need an NVIDIA GPU"
 	@echo "make test-nightly  the slow tests that a night is long enough for, among them those of Ray and Slurm"
 	@echo "make fuzz       Schemathesis against the service's OpenAPI document"
-	@echo "make drill      200 jobs while services, workers and Ray nodes are killed (two times ten minutes)"
+	@echo "make drill      200 jobs while services, workers and Ray nodes are killed (10 and 20 minutes)"
 	@echo "make lint       ruff, mypy and codespell"
 	@echo "make fix        let ruff correct and format"
 	@echo "make serve      the service on http://127.0.0.1:8321"

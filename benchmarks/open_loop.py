@@ -1,7 +1,8 @@
 """Requests at a fixed rate, whether or not the answers keep up: an open loop.
 
 Each request has a time at which it is due, and its latency counts from then to the last byte of its answer, so that
-time spent in a queue, on either side, is not hidden (Tene, "How NOT to measure latency", 2015).
+time spent in a queue, on either side, is not hidden (Tene, "How NOT to measure latency", 2015). The caller who sends it
+has waited for that time himself: a request that went from hand to hand here would measure this process as well.
 """
 
 from __future__ import annotations
@@ -72,19 +73,28 @@ def drive(
     url: str, make: Callable[[random.Random], Request], *, rate: float, seconds: float, seed: int = 1
 ) -> tuple[list[Latencies], list[str]]:
     """Send requests at `rate` a second, at random times as independent callers do; latencies, and what failed."""
-    draw, tally = random.Random(seed), _Tally()
+    draw, tally, turn = random.Random(seed), _Tally(), threading.Lock()
     connections: Connections = queue.LifoQueue()
     place = urlsplit(url)
     for _ in range(_CONNECTIONS):
         connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=_TIMEOUT_S)
         connection.connect()
         connections.put((connection, time.monotonic()))
-    with ThreadPoolExecutor(_CONNECTIONS) as pool:
-        began = time.perf_counter()
-        for due in _times(draw, rate=rate, seconds=seconds):
-            request = make(draw)
+    began, times = time.perf_counter(), _times(draw, rate=rate, seconds=seconds)
+
+    def call() -> None:
+        while True:
+            with turn:
+                due = next(times, None)
+                if due is None:
+                    return
+                request = make(draw)
             time.sleep(max(0.0, began + due - time.perf_counter()))
-            pool.submit(_send, connections, request, began + due, tally)
+            _send(connections, request, began + due, tally)
+
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        for caller in [pool.submit(call) for _ in range(_CONNECTIONS)]:
+            caller.result()
     everything = [value for values in tally.seconds.values() for value in values]
     failed = [failure for failures in tally.failures.values() for failure in failures]
     rows = [Latencies.of(k, v, failed=len(tally.failures.get(k, ()))) for k, v in sorted(tally.seconds.items())]

@@ -178,6 +178,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.gateway,
         jobs_dir=settings.jobs_dir,
         limit_s=settings.readiness_timeout_s,
+        tells_why=settings.metrics_are_open,
     )
     state.deliverer = deliverer_of(settings, state.store, owner=state.runner.replica_id)
     state.deliverer.start()

@@ -16,6 +16,7 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
+from service.answers import json_answer
 from service.errors import AttuneError
 from service.schemas.base import ErrorAnswer
 
@@ -57,13 +58,13 @@ class Conditions:
         self._if_match = if_match
         self._if_none_match = if_none_match
 
-    def answer(self, found: BaseModel, response: Response) -> Any:
-        """What to return for a GET: the thing with its ETag in `response`, or 304 if the caller has it."""
-        tag = etag_of(found)
-        if self.is_known(tag):
-            return Response(status_code=304, headers={"ETag": tag})
-        response.headers["ETag"] = tag
-        return found
+    def answer(self, found: BaseModel) -> Response:
+        """What to return for a GET: the thing with its ETag, or 304 if the caller has it."""
+        body = found.model_dump_json().encode()
+        headers = {"ETag": _tag_of(body)}
+        if self.is_known(headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return json_answer(body, headers=headers)
 
     def is_known(self, tag: str) -> bool:
         """Whether the caller has what carries this tag."""
@@ -91,7 +92,7 @@ TheConditions = Annotated[Conditions, Depends(_conditions)]
 
 
 class RangeHeaders:
-    """Declares the headers of partial downloads; `file_answer` reads them."""
+    """The headers of partial downloads; `file_answer` reads them."""
 
     RESPONSES: ClassVar[dict[int | str, dict[str, Any]]] = {
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
@@ -103,21 +104,28 @@ class RangeHeaders:
         **NOT_MODIFIED,
     }
 
-    def __init__(
-        self,
-        range_: Annotated[str | None, Header(alias="Range", description="One range: `bytes=FIRST-LAST`.")] = None,
-        if_range: Annotated[str | None, Header(description="Send the range only if this is the ETag.")] = None,
-    ) -> None:
-        self.range = range_
+    def __init__(self, range: str | None, if_range: str | None) -> None:
+        self.range = range
         self.if_range = if_range
 
 
-TheRange = Annotated[RangeHeaders, Depends(RangeHeaders)]
+async def _range_headers(
+    range_: Annotated[str | None, Header(alias="Range", description="One range: `bytes=FIRST-LAST`.")] = None,
+    if_range: Annotated[str | None, Header(description="Send the range only if this is the ETag.")] = None,
+) -> RangeHeaders:
+    return RangeHeaders(range_, if_range)
+
+
+TheRange = Annotated[RangeHeaders, Depends(_range_headers)]
 
 
 def etag_of(thing: BaseModel) -> str:
     """The strong entity tag of a representation."""
-    return f'"{hashlib.sha256(thing.model_dump_json().encode()).hexdigest()[:32]}"'
+    return _tag_of(thing.model_dump_json().encode())
+
+
+def _tag_of(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 def file_etag(path: Path) -> str:

@@ -111,7 +111,10 @@ def find_model(store: Store, name: str, *, project: str) -> ModelRecord:
     return record
 
 
-def _job(job_id: Annotated[str, Path(description="`ftjob-...`")], store: TheStore, caller: TheCaller) -> JobRecord:
+JobId = Annotated[str, Path(description="`ftjob-...`")]
+
+
+def _job(job_id: JobId, store: TheStore, caller: TheCaller) -> JobRecord:
     return find_job(store, job_id, project=caller.project_id)
 
 

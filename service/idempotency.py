@@ -65,7 +65,7 @@ class IdempotentRoute(APIRoute):
         return handle_once
 
 
-def _declared(
+async def _declared(
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -88,12 +88,21 @@ class ChosenId:
     def __init__(self, request: Request) -> None:
         self._seed: str | None = getattr(request.state, "idempotency_seed", None)
 
+    @property
+    def may_be_taken(self) -> bool:
+        """Whether an earlier request may have created something of that id."""
+        return self._seed is not None
+
     def new(self, prefix: str) -> str:
         """A fresh id, or the same one for the same request under the same `Idempotency-Key`."""
         return new_id(prefix) if self._seed is None else f"{prefix}-{self._seed}"
 
 
-TheChosenId = Annotated[ChosenId, Depends(ChosenId)]
+async def _chosen_id(request: Request) -> ChosenId:
+    return ChosenId(request)
+
+
+TheChosenId = Annotated[ChosenId, Depends(_chosen_id)]
 
 
 async def _once(request: Request, key: str, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:

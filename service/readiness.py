@@ -6,13 +6,15 @@
 - `inference`: the loaded models' processes answer; without one, such a process starts.
 
 Each look has a time limit. One that is still going on is waited for rather than begun again, so that whoever asks often
-cannot start many.
+cannot start many. What is wrong is logged when it begins; strangers on the network may be told that something is, not
+what a database driver says of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -27,6 +29,9 @@ from service.schemas.health import PartState
 from service.store.engine import DatabaseTrouble
 from service.store.store import Store
 
+logger = logging.getLogger(__name__)
+
+_UNTOLD = "it does not work; the service's log says why"
 Look = Callable[[], Awaitable[str]]
 """Says how a part is, or raises whatever is wrong with it."""
 
@@ -38,9 +43,12 @@ class NotReady(Exception):
 class Readiness:
     """The looks at all parts of one service; belongs to one event loop."""
 
-    def __init__(self, looks: Mapping[str, Look], *, limit_s: float) -> None:
+    def __init__(self, looks: Mapping[str, Look], *, limit_s: float, tells_why: bool = True) -> None:
+        """`tells_why`: whether answers hold the reason why a part does not work."""
         self._looks = looks
         self._limit_s = limit_s
+        self._tells_why = tells_why
+        self._broken: dict[str, str] = {}
         self._running: dict[str, asyncio.Task[str]] = {}
 
     async def parts(self) -> dict[str, PartState]:
@@ -54,14 +62,22 @@ class Readiness:
             task = self._running[name] = asyncio.ensure_future(self._looks[name]())
         done, _ = await asyncio.wait([task], timeout=self._limit_s)
         if not done:
-            return PartState(ok=False, detail=f"no answer within {self._limit_s:g} s")
+            return self._broken_state(name, f"no answer within {self._limit_s:g} s")
         if task.cancelled():
-            return PartState(ok=False, detail="the service is shutting down")
+            return self._broken_state(name, "the service is shutting down")
         error = task.exception()
         if error is None:
+            if self._broken.pop(name, None) is not None:
+                logger.warning("%s works again", name)
             return PartState(ok=True, detail=task.result())
         text = str(error) if isinstance(error, NotReady) else f"{type(error).__name__}: {error}"
-        return PartState(ok=False, detail=redact(text))
+        return self._broken_state(name, redact(text))
+
+    def _broken_state(self, name: str, why: str) -> PartState:
+        if self._broken.get(name) != why:
+            self._broken[name] = why
+            logger.warning("%s does not work: %s", name, why)
+        return PartState(ok=False, detail=why if self._tells_why else _UNTOLD)
 
     async def close(self) -> None:
         """End the looks that are still going on."""
@@ -73,7 +89,14 @@ class Readiness:
 
 
 def readiness_of(
-    store: Store, runner: JobRunner, launcher: Launcher, gateway: Gateway, *, jobs_dir: Path, limit_s: float
+    store: Store,
+    runner: JobRunner,
+    launcher: Launcher,
+    gateway: Gateway,
+    *,
+    jobs_dir: Path,
+    limit_s: float,
+    tells_why: bool,
 ) -> Readiness:
     """The looks at these parts; `limit_s` holds for each."""
 
@@ -87,7 +110,8 @@ def readiness_of(
         return await run_in_threadpool(_describe_engine, launcher, jobs_dir)
 
     looks: dict[str, Look] = {"store": look_at_store, "jobs": look_at_jobs, "engine": look_at_engine}
-    return Readiness({**looks, "inference": lambda: _describe_inference(gateway)}, limit_s=limit_s)
+    every = {**looks, "inference": lambda: _describe_inference(gateway)}
+    return Readiness(every, limit_s=limit_s, tells_why=tells_why)
 
 
 def _describe_store(store: Store, limit_s: float) -> str:

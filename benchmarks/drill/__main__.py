@@ -53,6 +53,11 @@ TITLES = {
     "local": "SQLite, local engine, one service and one that stands by",
     "ray": "PostgreSQL, three Ray nodes, two services",
 }
+PAUSE_S = {"local": 3.0, "ray": 9.0}
+"""Mean time between two kills. A node of Ray, or a service with its driver, needs several seconds of two cores to come
+back."""
+TIMEOUT_S = {"local": 900.0, "ray": 3600.0}
+"""Time after which jobs count as stuck."""
 NUM_WATCHED = 20
 
 
@@ -102,7 +107,7 @@ class Drill:
             folder=self._folder,
             keeper=keeper,
             weights=KILLS[self._config],
-            pause_s=self._given.pause_s,
+            pause_s=self._given.pause_s or PAUSE_S[self._config],
             seed=self._given.seed,
             cluster=cluster,
         )
@@ -130,7 +135,8 @@ class Drill:
     def _await_end(self, store: Store, *, num_jobs: int, killer: Killer) -> None:
         """Until all jobs have ended; nothing more is killed when a few are left."""
         began, told = time.monotonic(), 0.0
-        while (passed := time.monotonic() - began) < self._given.timeout_s:
+        timeout_s = self._given.timeout_s or TIMEOUT_S[self._config]
+        while (passed := time.monotonic() - began) < timeout_s:
             counts = store.jobs.count_by_status()
             ended = sum(count for status, count in counts.items() if status.is_terminal)
             if passed >= told:
@@ -219,10 +225,12 @@ def main() -> int:
     parser.add_argument("--config", choices=("local", "ray", "all"), default="all")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pause-s", type=float, default=3.0, help="mean time between two kills")
+    parser.add_argument("--pause-s", type=float, help="mean time between two kills; by default 3, and 9 with Ray")
     parser.add_argument("--submit-s", type=float, default=150.0, help="time over which jobs are submitted")
     parser.add_argument("--step-s", type=float, default=0.1, help="time of a short job's step")
-    parser.add_argument("--timeout-s", type=float, default=900.0, help="time after which jobs count as stuck")
+    parser.add_argument(
+        "--timeout-s", type=float, help="time after which jobs count as stuck; by default 900, and 3600 with Ray"
+    )
     parser.add_argument("--postgres-url", help="an empty database; by default a server is started")
     parser.add_argument("--folder", type=Path, help="where the drill's folder is made; by default a temporary folder")
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")

@@ -118,9 +118,9 @@ def list_files(
 
 
 @router.get("/{file_id}", response_model=File, responses={**NO_FILE, **NOT_MODIFIED})
-def retrieve_file(file: TheFile, conditions: TheConditions, response: Response) -> Any:
+def retrieve_file(file: TheFile, conditions: TheConditions) -> Response:
     """One file."""
-    return conditions.answer(File.from_record(file), response)
+    return conditions.answer(File.from_record(file))
 
 
 @router.delete(

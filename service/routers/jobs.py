@@ -9,10 +9,12 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
+from service.answers import answered
 from service.conditions import CHANGED, NOT_MODIFIED, TheConditions
 from service.dependencies import (
     After,
     Closing,
+    JobId,
     MetadataFilter,
     TheCaller,
     TheJob,
@@ -20,8 +22,9 @@ from service.dependencies import (
     TheRunner,
     TheSettings,
     TheStore,
+    find_job,
 )
-from service.idempotency import IDEMPOTENT, IdempotentRoute, TheChosenId
+from service.idempotency import IDEMPOTENT, ChosenId, IdempotentRoute, TheChosenId
 from service.jobs import lifecycle
 from service.jobs.places.rules import Places
 from service.jobs.submission import submit
@@ -65,18 +68,19 @@ async def create_job(
     caller: TheCaller,
     chosen: TheChosenId,
     dry_run: Annotated[bool, Query(description="Only check the job, and answer what it would take.")] = False,
-) -> Job | Estimate:
+) -> Response | Estimate:
     """Submit a job. It is checked at once, its data before any training, and then it waits for devices."""
     if dry_run:
         asked = EstimateCreate(**{name: getattr(body, name) for name in body.model_fields_set})
         return await estimate_of(asked, request=request, planner=planner, caller=caller, runnable=True)
-    return await run_in_threadpool(_create, body, request.app.state, caller, chosen.new("ftjob"))
+    return await run_in_threadpool(_create, body, request.app.state, caller, chosen)
 
 
-def _create(body: JobCreate, state: State, caller: Caller, job_id: str) -> Job:
-    already = state.store.jobs.get(job_id)
+def _create(body: JobCreate, state: State, caller: Caller, chosen: ChosenId) -> Response:
+    job_id = chosen.new("ftjob")
+    already = state.store.jobs.get(job_id) if chosen.may_be_taken else None
     if already is not None:  # made under the same Idempotency-Key by a service that died before it could answer
-        return Job.from_record(already, attempts=[])
+        return answered(Job.from_record(already, attempts=[]))
     record = submit(
         state.store,
         jobs_dir=state.settings.jobs_dir,
@@ -90,26 +94,26 @@ def _create(body: JobCreate, state: State, caller: Caller, job_id: str) -> Job:
         job_id=job_id,
     )
     state.runner.wake()
-    return Job.from_record(record, attempts=[])
+    return answered(Job.from_record(record, attempts=[]))
 
 
-@router.get("", openapi_extra={"parameters": [_METADATA_PARAMETER]})
+@router.get("", response_model=Page[Job], openapi_extra={"parameters": [_METADATA_PARAMETER]})
 def list_jobs(
     store: TheStore,
     caller: TheCaller,
     metadata: MetadataFilter,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> Page[Job]:
+) -> Response:
     """Jobs, newest first."""
     records, has_more = store.jobs.list(project=caller.project_id, after=after, limit=limit, metadata=metadata)
-    return Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more)
+    return answered(Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more))
 
 
 @router.get("/{job_id}", response_model=Job, responses={**NO_JOB, **NOT_MODIFIED})
-def retrieve_job(job: TheJob, store: TheStore, conditions: TheConditions, response: Response) -> Any:
+def retrieve_job(job_id: JobId, store: TheStore, caller: TheCaller, conditions: TheConditions) -> Response:
     """One job, with its attempts."""
-    return conditions.answer(_with_attempts(job, store), response)
+    return conditions.answer(_with_attempts(find_job(store, job_id, project=caller.project_id), store))
 
 
 @router.post(

@@ -23,11 +23,9 @@ def list_models(store: TheStore, caller: TheCaller) -> Listing[Model]:
 
 
 @router.get("/{model:path}", response_model=Model, responses={**NO_MODEL, **NOT_MODIFIED})
-def retrieve_model(
-    model: str, store: TheStore, caller: TheCaller, conditions: TheConditions, response: Response
-) -> Any:
+def retrieve_model(model: str, store: TheStore, caller: TheCaller, conditions: TheConditions) -> Response:
     """One registered model."""
-    return conditions.answer(Model.from_record(find_model(store, model, project=caller.project_id)), response)
+    return conditions.answer(Model.from_record(find_model(store, model, project=caller.project_id)))
 
 
 @router.delete("/{model:path}", responses={**NO_MODEL, **CHANGED})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import pydantic_core
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Float, create_engine, event, literal_column, make_url
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 DatabaseTrouble = SQLAlchemyError
 """Anything that the database or the way to it raises."""
 BUSY_TIMEOUT_MS = 30_000
+_PING_AFTER_S = 2.0
 _POSTGRESQL_LIMITS = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -35,7 +38,7 @@ class Database:
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
         is_file = parsed.get_backend_name() == "sqlite"
-        pool = {"pool_pre_ping": not is_file, "pool_size": 10, "max_overflow": 30, "pool_use_lifo": True}
+        pool = {"pool_size": 10, "max_overflow": 30, "pool_use_lifo": True}
         in_memory = is_file and parsed.database in (None, "", ":memory:")
         options: dict[str, Any] = {} if in_memory else pool
         self.engine: Engine = create_engine(
@@ -48,7 +51,10 @@ class Database:
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            _ping_after_rest(self.engine)
         self._writing = self.engine.execution_options(writes=True)
+        self._reading = self.engine if is_file else self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def now(self) -> ColumnElement[float]:
         """The database's own time in Unix seconds, for what replicas must agree on."""
@@ -58,8 +64,9 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: it sees one state of the database and waits for nobody."""
-        with self.engine.begin() as connection:
+        """Questions that change nothing and wait for nobody. On SQLite they all see one state of the database; on
+        PostgreSQL each sees the latest, and costs one message to the server and back."""
+        with self._reading.begin() as connection:
             yield connection
 
     @contextmanager
@@ -120,6 +127,25 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """What `pool_pre_ping` does, but for connections alone that were not used a moment ago: each message to the server
+    and back makes a request wait for two processes to get a processor."""
+
+    def used(_: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    def check(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        if time.monotonic() < record.info.get("used_at", -math.inf) + _PING_AFTER_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error  # the pool opens another one
+
+    event.listen(engine, "checkin", used)
+    event.listen(engine, "checkout", check)
 
 
 def _from_json(text: str) -> Any:

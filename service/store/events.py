@@ -79,7 +79,11 @@ def append_events(connection: Connection, job_id: str, new: Sequence[NewEvent]) 
     if counted.rowcount == 0:
         raise UnknownId("fine-tuning job", job_id)
     last = connection.execute(_NUM_EVENTS, {"b_job": job_id}).scalar_one()
-    first = last - len(new) + 1
+    return insert_events(connection, job_id, new, first=last - len(new) + 1)
+
+
+def insert_events(connection: Connection, job_id: str, new: Sequence[NewEvent], *, first: int) -> Sequence[EventRecord]:
+    """Store events of a job that has counted them already; `first` is the number of the first."""
     records = [
         EventRecord(id=new_id("ftevent"), job_id=job_id, seq=first + i, **redact_values(values_of(event)))
         for i, event in enumerate(new)

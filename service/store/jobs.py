@@ -14,7 +14,7 @@ from service.redaction import redact
 from service.store.announcements import announce_job
 from service.store.claims import ANY_NEEDS_WORK, NUM_VALIDATING, Claims
 from service.store.engine import Database
-from service.store.events import append_events
+from service.store.events import append_events, insert_events
 from service.store.records import (
     OPEN_ATTEMPT,
     TERMINAL,
@@ -56,10 +56,8 @@ class Jobs:
         """
         try:
             with self._database.write() as connection:
-                if find_job(connection, record.id) is not None:
-                    raise AlreadyExists("job", record.id)
+                inserted = connection.execute(jobs.insert(), {"num_events": 1, **values_of(record)})
                 _refuse_over_quota(connection, record.project_id)
-                inserted = connection.execute(jobs.insert(), {"num_events": 0, **values_of(record)})
                 place = {"job_id": record.id, "project_id": record.project_id}
                 position = inserted.inserted_primary_key
                 assert position is not None
@@ -67,7 +65,7 @@ class Jobs:
                 if notes:
                     connection.execute(job_metadata.insert(), notes)
                 created = NewEvent(message=f"Created fine-tuning job {record.id}", created_at=record.created_at)
-                append_events(connection, record.id, [created])
+                insert_events(connection, record.id, [created], first=1)
         except IntegrityError as error:
             raise AlreadyExists("job", record.id) from error
         return record
@@ -270,6 +268,7 @@ def _with_notes(
 
 
 def _refuse_over_quota(connection: Connection, project: str) -> None:
+    """Refuse the job that was just inserted."""
     found = connection.execute(_QUOTAS, {"b_project": project}).one_or_none()
     most, there, limit = found or (None, None, None)
     if most is not None and (there or 0) > most:
@@ -278,8 +277,8 @@ def _refuse_over_quota(connection: Connection, project: str) -> None:
         return
     # One at a time, or two would both find the last place.
     connection.execute(select(projects.c.id).where(projects.c.id == project).with_for_update())
-    waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit)
-    if len(connection.execute(waiting).all()) >= limit:
+    waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit + 1)
+    if len(connection.execute(waiting).all()) > limit:
         raise QuotaExceeded(project, "waiting jobs", limit)
 
 

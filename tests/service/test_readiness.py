@@ -104,6 +104,19 @@ def test_an_engine_that_cannot_be_reached(http: TestClient, engine: Engine) -> N
     assert failing(http) == {"engine": "no Ray cluster answers at 10.0.0.1:6379"}
 
 
+def test_strangers_on_the_network_are_told_that_a_part_fails_and_the_log_why(
+    tmp_path: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(data_dir=tmp_path, poll_interval_s=30.0, metrics_access="operator")
+    with TestClient(create_app(settings, launcher=engine), base_url="http://localhost") as http:
+        engine.problem = "no Ray cluster answers at 10.0.0.1:6379"
+        assert failing(http) == {"engine": "it does not work; the service's log says why"}
+        engine.problem = None
+        assert failing(http) == {}
+    told = [record.getMessage() for record in caplog.records if record.name == "service.readiness"]
+    assert told == ["engine does not work: no Ray cluster answers at 10.0.0.1:6379", "engine works again"]
+
+
 def test_an_engine_that_hangs_is_asked_once_however_often_it_is_looked_at(http: TestClient, engine: Engine) -> None:
     engine.answers.clear()
     before = engine.num_looks
