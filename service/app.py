@@ -59,6 +59,7 @@ from service.routers import (
 from service.settings import Settings
 from service.startup import open_engine, open_store, open_tracing
 from service.store.store import Store
+from service.store.write_ahead_log import WriteAheadLog
 from service.sweeps.stepper import SweepStepper
 from service.sweeps.submitting import Submitter
 from service.tracing import RequestAttributes, Tracing
@@ -203,6 +204,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         turn=lambda: state.store.audit.remove_before(time.time() - settings.audit_lifetime_s),
     )
     forgetting.start()
+    write_ahead_log = WriteAheadLog(state.store.database)
+    write_ahead_log.start()
     try:
         yield
     finally:
@@ -214,6 +217,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.deliverer.stop()
         state.runner.stop()
         state.launcher.close()
+        write_ahead_log.stop()
         state.store.close()
         if state.tracing is not None:
             state.tracing.close()

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
-from service.answers import answered
+from service.answers import answered, read
 from service.conditions import CHANGED, NOT_MODIFIED, TheConditions
 from service.dependencies import (
     After,
@@ -98,7 +98,7 @@ def _create(body: JobCreate, state: State, caller: Caller, chosen: ChosenId) -> 
 
 
 @router.get("", response_model=Page[Job], openapi_extra={"parameters": [_METADATA_PARAMETER]})
-def list_jobs(
+async def list_jobs(
     store: TheStore,
     caller: TheCaller,
     metadata: MetadataFilter,
@@ -106,14 +106,22 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
     """Jobs, newest first."""
-    records, has_more = store.jobs.list(project=caller.project_id, after=after, limit=limit, metadata=metadata)
-    return answered(Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more))
+
+    def find() -> Response:
+        records, has_more = store.jobs.list(project=caller.project_id, after=after, limit=limit, metadata=metadata)
+        return answered(Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more))
+
+    return await read(store, find)
 
 
 @router.get("/{job_id}", response_model=Job, responses={**NO_JOB, **NOT_MODIFIED})
-def retrieve_job(job_id: JobId, store: TheStore, caller: TheCaller, conditions: TheConditions) -> Response:
+async def retrieve_job(job_id: JobId, store: TheStore, caller: TheCaller, conditions: TheConditions) -> Response:
     """One job, with its attempts."""
-    return conditions.answer(_with_attempts(find_job(store, job_id, project=caller.project_id), store))
+
+    def find() -> Response:
+        return conditions.answer(_with_attempts(find_job(store, job_id, project=caller.project_id), store))
+
+    return await read(store, find)
 
 
 @router.post(

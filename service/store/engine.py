@@ -56,6 +56,17 @@ class Database:
         self._writing = self.engine.execution_options(writes=True)
         self._reading = self.engine if is_file else self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None for a database that is none, or in memory."""
+        name = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
+        return None if name in (None, "", ":memory:") else Path(str(name))
+
+    @property
+    def reads_at_once(self) -> bool:
+        """Whether a read waits for nobody, not even a network: it takes less time than to hand it to a thread."""
+        return self.engine.dialect.name == "sqlite"
+
     def now(self) -> ColumnElement[float]:
         """The database's own time in Unix seconds, for what replicas must agree on."""
         if self.engine.dialect.name == "sqlite":
@@ -82,15 +93,15 @@ class Database:
         One from the pool would go on with a database file that has been removed. On SQLite, others that write may make
         it wait `wait_s` seconds.
         """
-        file = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
-        if file in (None, "", ":memory:"):
+        file = self.file
+        if file is None:
             with self._writing.connect() as connection, connection.begin() as transaction:
                 if self.engine.dialect.name == "postgresql":
                     connection.exec_driver_sql("SET LOCAL transaction_read_only = off")  # a standby refuses
                 yield connection
                 transaction.rollback()
             return
-        if not Path(str(file)).is_file():
+        if not file.is_file():
             raise OperationalError("open", None, FileNotFoundError(f"there is no database {file}"))
         fresh = create_engine(self.engine.url, poolclass=NullPool, connect_args={"timeout": wait_s})
         try:
@@ -173,7 +184,7 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB: whoever commits at that moment waits for the disk
+    cursor.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB, for whoever has no `WriteAheadLog` beside it
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
