@@ -2,8 +2,9 @@
 
 A change is a request with a method other than GET, HEAD and OPTIONS that a route takes, but for questions to models.
 Its action is the route's function, `create_job` as `job.create`; its target what the path names or, for something new,
-the id in the answer. The record is stored before the caller gets the answer. What is turned away at the door has no
-route yet, and goes by its method and path.
+the id in the answer. The record is stored before the caller gets the answer; a handler may store it together with what
+it changes (`record_of_change`, `change_is_noted`). What is turned away at the door has no route yet, and goes by its
+method and path.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from typing import Any, Literal
 
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.redaction import redact
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _STRANGER_EVERY_S = 60.0
 _MOST_STRANGERS = 1024
+_NOTED = "audit_is_noted"
 _MOST_BYTES = 1 << 20  # a longer answer is no new thing's
 
 
@@ -94,6 +97,8 @@ class _Answer:
         turned_away = route is None and status in (401, 403)  # before a route was looked for
         if self._noted or status == 405 or (route is None and not turned_away):
             return
+        if status < 400 and self._scope.get("state", {}).get(_NOTED):
+            return
         self._noted = True
         num_unnoted = self._strangers.num_unnoted(self._scope) if status == 401 else 0
         if num_unnoted is None:
@@ -106,6 +111,16 @@ class _Answer:
         except Exception:
             # What is done is done; that it is in no audit log must be found by whoever reads this one.
             logger.exception("not in the audit log: %s", record)
+
+
+def record_of_change(request: Request, *, target: str) -> AuditRecord:
+    """The record of what a handler is about to do to `target`, to be stored in the same transaction."""
+    return _record(request.scope, action_of(request.scope["route"].name), 200, {"id": target}, num_unnoted=0)
+
+
+def change_is_noted(request: Request) -> None:
+    """The change has been made, and its record stored: the answer needs none."""
+    request.scope.setdefault("state", {})[_NOTED] = True
 
 
 def _record(scope: Scope, action: str, status: int, body: dict[str, Any], *, num_unnoted: int) -> AuditRecord:

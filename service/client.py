@@ -27,6 +27,7 @@ import httpx
 from httpx_sse import EventSource, connect_sse
 
 from service.client_errors import ApiError, BadKey, ConnectionFailed, ServerError, error_from_response
+from service.client_files import Files
 
 Json = dict[str, Any]
 Image = Path | bytes
@@ -61,6 +62,7 @@ class AttuneClient:
         if project := _sendable(project, "ATTUNE_PROJECT"):
             headers["OpenAI-Project"] = project
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, headers=headers)
+        self.files = Files(self)
 
     def close(self) -> None:
         """Close all connections."""
@@ -101,7 +103,7 @@ class AttuneClient:
             "metadata": metadata,
             "hyperparameters": hyperparameters,
         }
-        return self._json("POST", "/v1/fine_tuning/jobs", json={k: v for k, v in body.items() if v is not None})
+        return self.call("POST", "/v1/fine_tuning/jobs", json={k: v for k, v in body.items() if v is not None})
 
     def job(self, job_id: str) -> Json:
         """One job.
@@ -109,14 +111,14 @@ class AttuneClient:
         Raises:
             NotFound: there is no such job.
         """
-        return self._json("GET", f"/v1/fine_tuning/jobs/{quote(job_id)}")
+        return self.call("GET", f"/v1/fine_tuning/jobs/{quote(job_id)}")
 
     def jobs(
         self, *, after: str | None = None, limit: int = 20, metadata: Mapping[str, str] | None = None
     ) -> tuple[list[Json], bool]:
         """A page of jobs, newest first, that carry all of `metadata`, and whether there are more."""
         filters = {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
-        page = self._json("GET", "/v1/fine_tuning/jobs", params=_given(after=after, limit=limit, **filters))
+        page = self.call("GET", "/v1/fine_tuning/jobs", params=_given(after=after, limit=limit, **filters))
         return page["data"], page["has_more"]
 
     def cancel(self, job_id: str) -> Json:
@@ -125,7 +127,7 @@ class AttuneClient:
         Raises:
             Conflict: it has ended.
         """
-        return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/cancel")
+        return self.call("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/cancel")
 
     def pause(self, job_id: str) -> Json:
         """Keep a queued job from starting, or stop a running one after it has saved a checkpoint. Returns the job.
@@ -133,7 +135,7 @@ class AttuneClient:
         Raises:
             Conflict: it is neither queued nor running.
         """
-        return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/pause")
+        return self.call("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/pause")
 
     def resume(self, job_id: str) -> Json:
         """Queue a paused job again; it goes on from its latest checkpoint. Returns the job.
@@ -141,7 +143,7 @@ class AttuneClient:
         Raises:
             Conflict: it is not paused, or still saving.
         """
-        return self._json("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/resume")
+        return self.call("POST", f"/v1/fine_tuning/jobs/{quote(job_id)}/resume")
 
     def change_job(self, job_id: str, **changes: Any) -> Json:
         """Change `priority`, `preemptible`, `deadline` or `max_runtime_s` of a job that has not ended. Returns the job.
@@ -149,13 +151,13 @@ class AttuneClient:
         Raises:
             Conflict: it has ended.
         """
-        return self._json("PATCH", f"/v1/fine_tuning/jobs/{quote(job_id)}", json=changes)
+        return self.call("PATCH", f"/v1/fine_tuning/jobs/{quote(job_id)}", json=changes)
 
     def queue(
         self, *, after: str | None = None, limit: int = 20, all_projects: bool = False
     ) -> tuple[list[Json], bool]:
         """A page of the jobs that wait for devices, each with why it waits, and whether there are more."""
-        page = self._json("GET", "/v1/queue", params=_given(after=after, limit=limit, all_projects=all_projects))
+        page = self.call("GET", "/v1/queue", params=_given(after=after, limit=limit, all_projects=all_projects))
         return page["data"], page["has_more"]
 
     def place_in_queue(self, job_id: str) -> Json:
@@ -164,7 +166,7 @@ class AttuneClient:
         Raises:
             Conflict: it does not wait for devices.
         """
-        return self._json("GET", f"/v1/queue/{quote(job_id)}")
+        return self.call("GET", f"/v1/queue/{quote(job_id)}")
 
     def move_job(self, job_id: str, *, to: str | None = None, before: str | None = None) -> Json:
         """Move a waiting job `to` the `front` or `back` of those of its project and priority, or `before` another.
@@ -172,13 +174,11 @@ class AttuneClient:
         Raises:
             Conflict: one of them does not wait, or they are not in one line.
         """
-        return self._json("POST", "/v1/queue/reorder", json=_given(job_id=job_id, to=to, before=before))
+        return self.call("POST", "/v1/queue/reorder", json=_given(job_id=job_id, to=to, before=before))
 
     def list_events(self, job_id: str, *, after: str | None = None, limit: int = 20) -> tuple[list[Json], bool]:
         """A page of a job's events, newest first, and whether there are more."""
-        page = self._json(
-            "GET", f"/v1/fine_tuning/jobs/{quote(job_id)}/events", params=_given(after=after, limit=limit)
-        )
+        page = self.call("GET", f"/v1/fine_tuning/jobs/{quote(job_id)}/events", params=_given(after=after, limit=limit))
         return page["data"], page["has_more"]
 
     def events(self, job_id: str, *, after: str | None = None, reconnect_for_s: float = 60.0) -> Iterator[Json]:
@@ -209,7 +209,7 @@ class AttuneClient:
     def checkpoints(self, job_id: str, *, after: str | None = None, limit: int = 10) -> tuple[list[Json], bool]:
         """A page of a job's checkpoints, newest first, and whether there are more."""
         path = f"/v1/fine_tuning/jobs/{quote(job_id)}/checkpoints"
-        page = self._json("GET", path, params=_given(after=after, limit=limit))
+        page = self.call("GET", path, params=_given(after=after, limit=limit))
         return page["data"], page["has_more"]
 
     def logs(self, job_id: str, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
@@ -225,7 +225,7 @@ class AttuneClient:
 
     def models(self) -> list[Json]:
         """All registered models, newest first."""
-        return list(self._json("GET", "/v1/models")["data"])
+        return list(self.call("GET", "/v1/models")["data"])
 
     def model(self, name: str) -> Json:
         """One registered model.
@@ -233,7 +233,7 @@ class AttuneClient:
         Raises:
             NotFound: there is no such model.
         """
-        return self._json("GET", f"/v1/models/{quote(name)}")
+        return self.call("GET", f"/v1/models/{quote(name)}")
 
     def delete_model(self, name: str) -> Json:
         """Take a model off the register; its export folder stays.
@@ -241,7 +241,7 @@ class AttuneClient:
         Raises:
             NotFound: there is no such model.
         """
-        return self._json("DELETE", f"/v1/models/{quote(name)}")
+        return self.call("DELETE", f"/v1/models/{quote(name)}")
 
     def create_sweep(self, request: Mapping[str, Any]) -> Json:
         """Begin a sweep; `request` is the body of `POST /v1/fine_tuning/sweeps`. Returns the sweep.
@@ -249,7 +249,7 @@ class AttuneClient:
         Raises:
             BadRequest: the search or a trial's spec cannot be made; `problems` lists why.
         """
-        return self._json("POST", "/v1/fine_tuning/sweeps", json=dict(request))
+        return self.call("POST", "/v1/fine_tuning/sweeps", json=dict(request))
 
     def sweep(self, sweep_id: str) -> Json:
         """One sweep with its best trial.
@@ -257,7 +257,7 @@ class AttuneClient:
         Raises:
             NotFound: there is no such sweep.
         """
-        return self._json("GET", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}")
+        return self.call("GET", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}")
 
     def cancel_sweep(self, sweep_id: str) -> Json:
         """End a sweep and cancel its jobs. Returns the sweep.
@@ -265,15 +265,15 @@ class AttuneClient:
         Raises:
             Conflict: it has ended.
         """
-        return self._json("POST", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}/cancel")
+        return self.call("POST", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}/cancel")
 
     def sweep_results(self, sweep_id: str) -> Json:
         """A sweep's results: the metric, the goal, and a row a trial in `data`."""
-        return self._json("GET", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}/results")
+        return self.call("GET", f"/v1/fine_tuning/sweeps/{quote(sweep_id)}/results")
 
     def recipes(self) -> list[Json]:
         """All recipes, without their specs."""
-        return list(self._json("GET", "/v1/recipes")["data"])
+        return list(self.call("GET", "/v1/recipes")["data"])
 
     def recipe(self, name: str) -> Json:
         """One recipe with its spec.
@@ -281,7 +281,7 @@ class AttuneClient:
         Raises:
             NotFound: there is no such recipe.
         """
-        return self._json("GET", f"/v1/recipes/{quote(name)}")
+        return self.call("GET", f"/v1/recipes/{quote(name)}")
 
     def zero_shot(
         self,
@@ -300,6 +300,19 @@ class AttuneClient:
         """Ask which of the classes that `model` was trained on each image shows."""
         return self._predict("/v1/classify", model, images, _given(top_k=top_k))
 
+    def call(
+        self, method: str, path: str, *, json: Json | None = None, params: Json | None = None, files: Any = None
+    ) -> Json:
+        """Send any request below the service's address, with the body `json` or, as httpx takes them, `files`.
+
+        Raises:
+            ApiError: the service refused it; its subclasses say how.
+            ConnectionFailed: nobody answers.
+        """
+        response = self._send(method, path, json=json, params=params, files=files)
+        _raise_for_error(response)
+        return _object(response)
+
     def health(self) -> Json:
         """Whether the service is ready, part by part: `{status, parts: {NAME: {ok, detail}}}`.
 
@@ -313,7 +326,7 @@ class AttuneClient:
 
     def _predict(self, path: str, model: str, images: Sequence[Image], body: Json) -> list[Json]:
         encoded = [base64.b64encode(_read(image)).decode() for image in images]
-        return list(self._json("POST", path, json={"model": model, "images": encoded, **body})["data"])
+        return list(self.call("POST", path, json={"model": model, "images": encoded, **body})["data"])
 
     @contextmanager
     def _event_stream(self, job_id: str, *, after: str | None) -> Iterator[EventSource]:
@@ -323,14 +336,11 @@ class AttuneClient:
             _raise_for_error(source.response)
             yield source
 
-    def _json(self, method: str, path: str, *, json: Json | None = None, params: Json | None = None) -> Json:
-        response = self._send(method, path, json=json, params=params)
-        _raise_for_error(response)
-        return _object(response)
-
-    def _send(self, method: str, path: str, *, json: Json | None = None, params: Json | None = None) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, *, json: Json | None = None, params: Json | None = None, files: Any = None
+    ) -> httpx.Response:
         try:
-            return self._http.request(method, path, json=json, params=params)
+            return self._http.request(method, path, json=json, params=params, files=files)
         except httpx.TransportError as error:
             raise ConnectionFailed(self.base_url, error) from error
 

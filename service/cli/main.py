@@ -18,6 +18,7 @@ from service.cli import (
     demo,
     evaluate,
     exits,
+    files,
     interpolate,
     jobs,
     models,
@@ -46,6 +47,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)

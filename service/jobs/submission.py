@@ -12,7 +12,7 @@ from typing import Any
 from service.jobs.places.rules import Places
 from service.jobs.scheduling.wanted import columns_of, refuse
 from service.launchers.base import Capacity
-from service.store.records import DEFAULT_PROJECT, JobRecord, ProjectRecord, new_id
+from service.store.records import DEFAULT_PROJECT, AuditRecord, JobRecord, ProjectRecord, new_id
 from service.store.store import Store
 from trainer.resolve import SpecError, SpecProblem, near, resolve
 from trainer.spec import JobSpec
@@ -33,6 +33,7 @@ def submit(
     project: str = DEFAULT_PROJECT,
     created_by: str | None = None,
     job_id: str | None = None,
+    audit: AuditRecord | None = None,
 ) -> JobRecord:
     """Resolve a partial spec and store the job for the runner to find. Its folder is made with its preflight.
 
@@ -43,6 +44,7 @@ def submit(
         created_by: the API key that asked for it.
         weights_dir: folder of further pretrained weights; None: what ATTUNE_WEIGHTS_DIR names.
         job_id: None: a new one.
+        audit: stored together with the job.
 
     Raises:
         SpecError: the spec cannot be made, or not run on those devices.
@@ -62,7 +64,7 @@ def submit(
     record = replace(record, created_by=created_by)
     if job_id is not None:
         record = replace(record, id=job_id, job_dir=str(jobs_dir / job_id))
-    return store.jobs.create(record)
+    return store.jobs.create(record, audit=audit)
 
 
 def draft(

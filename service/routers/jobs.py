@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import State
 
 from service.answers import answered, read
+from service.audit_trail import change_is_noted, record_of_change
 from service.conditions import CHANGED, NOT_MODIFIED, TheConditions
 from service.dependencies import (
     After,
@@ -73,11 +73,11 @@ async def create_job(
     if dry_run:
         asked = EstimateCreate(**{name: getattr(body, name) for name in body.model_fields_set})
         return await estimate_of(asked, request=request, planner=planner, caller=caller, runnable=True)
-    return await run_in_threadpool(_create, body, request.app.state, caller, chosen)
+    return await run_in_threadpool(_create, body, request, caller, chosen)
 
 
-def _create(body: JobCreate, state: State, caller: Caller, chosen: ChosenId) -> Response:
-    job_id = chosen.new("ftjob")
+def _create(body: JobCreate, request: Request, caller: Caller, chosen: ChosenId) -> Response:
+    state, job_id = request.app.state, chosen.new("ftjob")
     already = state.store.jobs.get(job_id) if chosen.may_be_taken else None
     if already is not None:  # made under the same Idempotency-Key by a service that died before it could answer
         return answered(Job.from_record(already, attempts=[]))
@@ -92,7 +92,9 @@ def _create(body: JobCreate, state: State, caller: Caller, chosen: ChosenId) -> 
         project=caller.project_id,
         created_by=caller.key_id,
         job_id=job_id,
+        audit=record_of_change(request, target=job_id),
     )
+    change_is_noted(request)
     state.runner.wake()
     return answered(Job.from_record(record, attempts=[]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 
 from service.store.engine import Database
 from service.store.records import AuditRecord
@@ -19,7 +19,7 @@ class Audit:
     def append(self, record: AuditRecord) -> None:
         """Add a record."""
         with self._database.write() as connection:
-            connection.execute(audit_log.insert(), values_of(record))
+            append_audit(connection, record)
 
     def list(
         self,
@@ -57,3 +57,8 @@ class Audit:
         """Forget records from before a time; how many there were."""
         with self._database.write() as connection:
             return connection.execute(delete(audit_log).where(audit_log.c.at < time)).rowcount
+
+
+def append_audit(connection: Connection, record: AuditRecord) -> None:
+    """`Audit.append` inside a transaction that does more."""
+    connection.execute(audit_log.insert(), values_of(record))

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from service.redaction import redact
 from service.store.announcements import announce_job
+from service.store.audit import append_audit
 from service.store.claims import ANY_NEEDS_WORK, NUM_VALIDATING, Claims
 from service.store.engine import Database
 from service.store.events import append_events, insert_events
@@ -19,6 +20,7 @@ from service.store.records import (
     OPEN_ATTEMPT,
     TERMINAL,
     AlreadyExists,
+    AuditRecord,
     JobRecord,
     JobStatus,
     LeaseLost,
@@ -47,8 +49,8 @@ class Jobs:
         self._database = database
         self._claims = Claims(database.now())
 
-    def create(self, record: JobRecord) -> JobRecord:
-        """Store a new job.
+    def create(self, record: JobRecord, *, audit: AuditRecord | None = None) -> JobRecord:
+        """Store a new job, and the audit record of its making.
 
         Raises:
             AlreadyExists: the id is taken.
@@ -66,6 +68,8 @@ class Jobs:
                     connection.execute(job_metadata.insert(), notes)
                 created = NewEvent(message=f"Created fine-tuning job {record.id}", created_at=record.created_at)
                 insert_events(connection, record.id, [created], first=1)
+                if audit is not None:
+                    append_audit(connection, audit)
         except IntegrityError as error:
             raise AlreadyExists("job", record.id) from error
         return record

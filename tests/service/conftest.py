@@ -6,8 +6,10 @@ again after each test.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -181,3 +183,57 @@ def _without_extensions(value: Any) -> Any:
     if kind == "fine_tuning.job.checkpoint":
         kept["metrics"] = {name: number for name, number in kept["metrics"].items() if "/" not in name}
     return kept
+
+
+class Relay:
+    """Passes connections on to a service, can break them all, and can lose an answer."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.loses_next_answer = False
+        self._open: list[socket.socket] = []
+        self.num_connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def break_connections(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):  # it may have ended by itself
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listening.close()
+        self.break_connections()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                one, _ = self._listening.accept()
+            except OSError:
+                return
+            self.num_connections += 1
+            other = socket.create_connection(("127.0.0.1", self._to))
+            self._open += [one, other]
+            for source, sink, answers in ((one, other, False), (other, one, True)):
+                threading.Thread(target=self._pass_on, args=(source, sink, answers), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if answers and self.loses_next_answer:
+                    self.loses_next_answer = False
+                    break
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+
+@pytest.fixture
+def relay(service: Service) -> Iterator[Relay]:
+    """A way to `service` that can be broken."""
+    relay = Relay(int(service.url.rpartition(":")[2]))
+    yield relay
+    relay.close()

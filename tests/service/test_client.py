@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 import time
 from pathlib import Path
@@ -284,60 +282,25 @@ def test_nobody_there():
             next(client.logs("ftjob-1"))
 
 
-class Relay:
-    """Passes connections on to a service and can break them all."""
-
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._open: list[socket.socket] = []
-        self.num_connections = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def break_connections(self) -> None:
-        for end in self._open:
-            with contextlib.suppress(OSError):  # it may have ended by itself
-                end.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def close(self) -> None:
-        self._listening.close()
-        self.break_connections()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                one, _ = self._listening.accept()
-            except OSError:
-                return
-            self.num_connections += 1
-            other = socket.create_connection(("127.0.0.1", self._to))
-            self._open += [one, other]
-            for source, sink in ((one, other), (other, one)):
-                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
-
-    @staticmethod
-    def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+def test_the_making_of_a_job_is_one_line_of_the_audit_log(client, service):
+    job = client.create_job(**TINY, training_file=str(service.data))
+    with pytest.raises(BadRequest):
+        client.create_job(recipe="flyp", model="ViT-B-32", spec={"optim": {"lr": -1}})
+    lines = client.call("GET", "/v1/audit", params={"action": "job.create"})["data"]
+    told = [(line["outcome"], line["target"], line["detail"]["status"]) for line in lines]
+    assert told == [("refused", None, 400), ("ok", job["id"], 200)]
+    assert all(line["request_id"] for line in lines)
 
 
-def test_a_broken_stream_goes_on_where_it_broke_off(client, service):
-    relay = Relay(int(service.url.rpartition(":")[2]))
+def test_a_broken_stream_goes_on_where_it_broke_off(client, service, relay):
     job = client.create_job(**TINY, training_file=str(service.data), metadata={"end": "wait"})
-    with AttuneClient(f"http://127.0.0.1:{relay.port}", timeout_s=10) as relayed:
+    with AttuneClient(relay.url, timeout_s=10) as relayed:
         seen = []
         for event in relayed.events(job["id"]):
             seen.append(event)
             if "Training for" in event["message"] or event["type"] == "metrics":
                 relay.break_connections()
                 go_on(job)
-    relay.close()
     assert relay.num_connections > 1
     events, _ = client.list_events(job["id"], limit=100)
     assert seen == events[::-1]

@@ -1,6 +1,8 @@
 """Schemathesis against the OpenAPI document: whatever is sent, no answer is a server error or breaks its own schema.
 
-`make fuzz` runs every phase to its end for each role; the test alone makes do with a minute.
+`make fuzz` runs every phase to its end for each role; the test alone makes do with a minute. `ATTUNE_FUZZ_SPECS=1` goes
+through every border of every field of a JobSpec as well: each one that is allowed is estimated, in a process.
+That takes hours.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from service.store.records import Role
 pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 LONG = bool(os.environ.get("ATTUNE_FUZZ_EXAMPLES"))
+SPECS = bool(os.environ.get("ATTUNE_FUZZ_SPECS"))
 EXAMPLES = os.environ.get("ATTUNE_FUZZ_EXAMPLES", "2")
 """Random cases an operation."""
 ALL_PHASES = "examples,coverage,fuzzing,stateful"
@@ -121,4 +124,4 @@ def configuration(things: dict[str, list[str]]) -> str:
         name = names.get(kind, f"{kind.removesuffix('s')}_id")
         lines.append(f'"path.{name}" = {{ dictionary = "{kind}", probability = 0.5 }}')
     settings = Path(__file__).with_name("schemathesis.toml").read_text(encoding="utf-8")
-    return "\n".join(lines) + "\n" + settings + ("" if LONG else WITHOUT_SPECS)
+    return "\n".join(lines) + "\n" + settings + ("" if SPECS else WITHOUT_SPECS)

@@ -52,6 +52,8 @@ def test_no_service_exits_3(attune: Attune, command: tuple[str, ...]) -> None:
         ("jobs", "cancel", "ftjob-none"),
         ("jobs", "pause", "ftjob-none"),
         ("jobs", "resume", "ftjob-none"),
+        ("files", "show", "file-none"),
+        ("files", "delete", "file-none"),
         ("models", "show", "ft:none"),
         ("models", "delete", "ft:none"),
     ],
@@ -260,3 +262,24 @@ def test_from_a_folder_of_images_to_answers(
     assert attune("models", "delete", model["id"], "--url", service_url).returncode == 0
     assert json.loads(attune("models", "list", "--json", "--url", service_url).stdout) == []
     assert Path(model["path"]).exists()
+
+
+def test_files_are_sent_listed_and_removed(attune: Attune, service_url: str, tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("image,caption\n", encoding="utf-8")
+    sent = attune("files", "upload", "captions.csv", "--expires-in-days", 1, "--url", service_url)
+    assert sent.returncode == 0, sent.stderr
+    id = sent.stdout.strip()
+    listed = attune("files", "list", "--url", service_url).stdout
+    assert id in listed
+    assert "captions.csv" in listed
+    assert "14 bytes" in attune("files", "show", id, "--url", service_url).stdout
+    assert attune("files", "delete", id, "--url", service_url).stdout.strip() == f"{id} is removed"
+    assert json.loads(attune("files", "list", "--json", "--url", service_url).stdout) == []
+
+
+def test_a_folder_and_an_unknown_upload_are_refused(attune: Attune, service_url: str, tmp_path: Path) -> None:
+    folder = attune("files", "upload", tmp_path, "--url", service_url)
+    assert (folder.returncode, "archive" in folder.stderr) == (2, True)
+    (tmp_path / "a.csv").write_text("a", encoding="utf-8")
+    unknown = attune("files", "upload", "a.csv", "--resume", "upload_none", "--url", service_url)
+    assert unknown.returncode == 4

@@ -10,6 +10,7 @@ import pytest
 
 from service.store.records import (
     AttemptEnd,
+    AuditRecord,
     EndReason,
     JobRecord,
     JobStatus,
@@ -82,6 +83,18 @@ def test_a_project_queues_no_more_jobs_than_it_may(store: Store, new_job: NewJob
     with pytest.raises(QuotaExceeded, match="p2 has 2 waiting jobs"):
         new_job(project_id="p2")
     new_job()
+
+
+def test_a_job_and_the_record_of_its_making_are_stored_together_or_not_at_all(store: Store, new_job: NewJob) -> None:
+    second_project(store, max_queued_jobs=1)
+    first = new_job(project_id="p2")
+    made, refused = (AuditRecord(at=1.0, actor="a", action="job.create", outcome="ok", target=id) for id in "ab")
+    store.jobs.create(replace(first, id="a", project_id="default"), audit=made)
+    with pytest.raises(QuotaExceeded):
+        store.jobs.create(replace(first, id="b"), audit=refused)
+    assert [(entry.action, entry.target) for entry in store.audit.list()[0]] == [("job.create", "a")]
+    assert store.jobs.get("b") is None
+    assert [event.seq for event in store.events.since("a")] == [1]
 
 
 def test_an_ended_attempt_is_charged_to_its_job_and_project(store: Store, new_job: NewJob) -> None:
