@@ -42,7 +42,7 @@ class Files:
     def __init__(self, client: AttuneClient) -> None:
         self._client = client
 
-    def list(
+    def page(
         self, *, purpose: str | None = None, after: str | None = None, limit: int = 100
     ) -> tuple[list[Json], bool]:
         """A page of files, newest first, and whether there are more."""
@@ -114,7 +114,9 @@ class Files:
             return dict(announced["file"])
         if announced["bytes"] != size:
             raise ChangedFile(f"{path} has {size} bytes, and upload {upload_id} is for {announced['bytes']}")
-        arrived, whole, ids, sent = self._arrived(upload_id), hashlib.md5(usedforsecurity=False), [], 0
+        arrived, whole = self._arrived(upload_id), hashlib.md5(usedforsecurity=False)
+        ids: list[str] = []
+        sent = 0
         for part in _parts(path):
             whole.update(part.data)
             ids.append(arrived[part.sha256].pop() if arrived[part.sha256] else self._send(upload_id, part, set(ids)))
@@ -143,7 +145,8 @@ class Files:
 
     def _arrived(self, upload_id: str) -> defaultdict[str, list[str]]:
         """Ids of the parts that are there, by SHA-256."""
-        found, after, more = defaultdict(list), None, True
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        after, more = None, True
         while more:
             params = {"limit": 1000} | ({"after": after} if after else {})
             page = self._client.call("GET", f"/v1/uploads/{quote(upload_id)}/parts", params=params)

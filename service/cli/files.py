@@ -76,7 +76,7 @@ def list_files(
 ) -> None:
     """List files, newest first."""
     with AttuneClient(url) as client:
-        files, more = client.files.list(after=after, limit=limit)
+        files, more = client.files.page(after=after, limit=limit)
     if json:
         print_json(files)
         return

@@ -51,7 +51,7 @@ def test_a_file_arrives_whole_and_can_be_removed(client: AttuneClient, table: Pa
     assert file["sha256"] == hashlib.sha256(table.read_bytes()).hexdigest()
     assert file["expires_at"] - file["created_at"] == 7200
     assert client.files.send(table, upload["id"]) == file  # it is there already
-    assert client.files.list() == ([client.files.get(file["id"])], False)
+    assert client.files.page() == ([client.files.get(file["id"])], False)
     assert client.files.delete(file["id"])["deleted"]
     with pytest.raises(NotFound):
         client.files.get(file["id"])
