@@ -15,9 +15,10 @@ from starlette.concurrency import run_in_threadpool
 from service.store.store import Store
 
 
-async def read(store: Store, find: Callable[[], Response]) -> Response:
-    """The answer that `find` makes from a few reads of the store: at once if they wait for nobody, else in a thread."""
-    return find() if store.database.reads_at_once else await run_in_threadpool(find)
+async def read(store: Store, find: Callable[[], Response], *, is_short: bool = True) -> Response:
+    """The answer that `find` makes from the store: at once if it reads a few rows and waits for nobody, else in a
+    thread."""
+    return find() if is_short and store.database.reads_at_once else await run_in_threadpool(find)
 
 
 def answered(found: BaseModel, *, headers: Mapping[str, str] | None = None) -> Response:

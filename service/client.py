@@ -28,6 +28,7 @@ from httpx_sse import EventSource, connect_sse
 
 from service.client_errors import ApiError, BadKey, ConnectionFailed, ServerError, error_from_response
 from service.client_files import Files
+from service.client_webhooks import Webhooks
 
 Json = dict[str, Any]
 Image = Path | bytes
@@ -63,6 +64,7 @@ class AttuneClient:
             headers["OpenAI-Project"] = project
         self._http = httpx.Client(base_url=self.base_url, timeout=timeout_s, headers=headers)
         self.files = Files(self)
+        self.webhooks = Webhooks(self)
 
     def close(self) -> None:
         """Close all connections."""
@@ -301,15 +303,26 @@ class AttuneClient:
         return self._predict("/v1/classify", model, images, _given(top_k=top_k))
 
     def call(
-        self, method: str, path: str, *, json: Json | None = None, params: Json | None = None, files: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Json | None = None,
+        params: Json | None = None,
+        files: Any = None,
+        timeout_s: float | None = None,
     ) -> Json:
-        """Send any request below the service's address, with the body `json` or, as httpx takes them, `files`.
+        """Send any request below the service's address.
+
+        Args:
+            json: the body; or `files`, as httpx takes them.
+            timeout_s: in place of the client's own.
 
         Raises:
             ApiError: the service refused it; its subclasses say how.
             ConnectionFailed: nobody answers.
         """
-        response = self._send(method, path, json=json, params=params, files=files)
+        response = self._send(method, path, json=json, params=params, files=files, timeout_s=timeout_s)
         _raise_for_error(response)
         return _object(response)
 
@@ -336,11 +349,10 @@ class AttuneClient:
             _raise_for_error(source.response)
             yield source
 
-    def _send(
-        self, method: str, path: str, *, json: Json | None = None, params: Json | None = None, files: Any = None
-    ) -> httpx.Response:
+    def _send(self, method: str, path: str, *, timeout_s: float | None = None, **given: Any) -> httpx.Response:
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
         try:
-            return self._http.request(method, path, json=json, params=params, files=files)
+            return self._http.request(method, path, timeout=timeout, **given)
         except httpx.TransportError as error:
             raise ConnectionFailed(self.base_url, error) from error
 

@@ -6,7 +6,8 @@ import hashlib
 import mimetypes
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PART_BYTES = 16 * 1024 * 1024
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Before each further try to send a part."""
+_COMPLETE_S = 3600.0
+"""The parts of a large file take their time to be put together, and an archive to be unpacked."""
 
 
 class ChangedFile(Exception):
@@ -119,29 +122,29 @@ class Files:
         sent = 0
         for part in _parts(path):
             whole.update(part.data)
-            ids.append(arrived[part.sha256].pop() if arrived[part.sha256] else self._send(upload_id, part, set(ids)))
+            ids.append(arrived[part.sha256].pop() if arrived[part.sha256] else self._send(upload_id, part, ids))
             sent += len(part.data)
             on_part(sent)
         body = {"part_ids": ids, "md5": whole.hexdigest()}
-        return dict(self._client.call("POST", f"/v1/uploads/{quote(upload_id)}/complete", json=body)["file"])
+        complete = f"/v1/uploads/{quote(upload_id)}/complete"
+        return dict(self._client.call("POST", complete, json=body, timeout_s=_COMPLETE_S)["file"])
 
-    def _send(self, upload_id: str, part: _Part, used: set[str]) -> str:
+    def _send(self, upload_id: str, part: _Part, used: Collection[str]) -> str:
         """The id of a part that was sent, and sent again where the connection broke off."""
-        for pause_s in (*_PAUSES_S, None):
+        for pause_s in _PAUSES_S:
             try:
-                files = {"data": ("part", part.data, "application/octet-stream")}
-                return str(self._client.call("POST", f"/v1/uploads/{quote(upload_id)}/parts", files=files)["id"])
+                return self._post(upload_id, part)
             except (ConnectionFailed, ServerError):
-                if pause_s is None:
-                    raise
                 time.sleep(pause_s)
-            try:  # the answer may be all that was lost
+            with suppress(ConnectionFailed, ServerError):  # the answer may be all that was lost
                 there = [id for id in self._arrived(upload_id)[part.sha256] if id not in used]
-            except (ConnectionFailed, ServerError):
-                continue
-            if there:
-                return there[0]
-        raise AssertionError("unreachable")
+                if there:
+                    return there[0]
+        return self._post(upload_id, part)
+
+    def _post(self, upload_id: str, part: _Part) -> str:
+        files = {"data": ("part", part.data, "application/octet-stream")}
+        return str(self._client.call("POST", f"/v1/uploads/{quote(upload_id)}/parts", files=files)["id"])
 
     def _arrived(self, upload_id: str) -> defaultdict[str, list[str]]:
         """Ids of the parts that are there, by SHA-256."""

@@ -48,7 +48,7 @@ class Readiness:
         self._looks = looks
         self._limit_s = limit_s
         self._tells_why = tells_why
-        self._broken: dict[str, str] = {}
+        self._broken: set[str] = set()
         self._running: dict[str, asyncio.Task[str]] = {}
 
     async def parts(self) -> dict[str, PartState]:
@@ -67,15 +67,16 @@ class Readiness:
             return self._broken_state(name, "the service is shutting down")
         error = task.exception()
         if error is None:
-            if self._broken.pop(name, None) is not None:
+            if name in self._broken:
+                self._broken.remove(name)
                 logger.warning("%s works again", name)
             return PartState(ok=True, detail=task.result())
         text = str(error) if isinstance(error, NotReady) else f"{type(error).__name__}: {error}"
         return self._broken_state(name, redact(text))
 
     def _broken_state(self, name: str, why: str) -> PartState:
-        if self._broken.get(name) != why:
-            self._broken[name] = why
+        if name not in self._broken:
+            self._broken.add(name)
             logger.warning("%s does not work: %s", name, why)
         return PartState(ok=False, detail=why if self._tells_why else _UNTOLD)
 

@@ -64,7 +64,8 @@ ALLOWED_WITHIN_SERVICE = {
     "schemas": {"schemas", "store.records", "files.ids", "jobs.scheduling.state"},
     "streams": {"streams", "store", "schemas", "errors"},
     "middleware": {"middleware", "errors", "logs", "metrics", "security"},
-    "client": {"client", "client_files", "client_errors"},
+    "client": {"client", "client_files", "client_webhooks", "client_errors"},
+    "client_webhooks": {"client", "client_webhooks"},
     "client_files": {"client", "client_files", "client_errors"},
     "client_errors": {"client_errors"},
 }

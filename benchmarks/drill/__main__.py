@@ -107,7 +107,7 @@ class Drill:
             folder=self._folder,
             keeper=keeper,
             weights=KILLS[self._config],
-            pause_s=self._given.pause_s or PAUSE_S[self._config],
+            pause_s=PAUSE_S[self._config] if self._given.pause_s is None else self._given.pause_s,
             seed=self._given.seed,
             cluster=cluster,
         )
@@ -135,7 +135,7 @@ class Drill:
     def _await_end(self, store: Store, *, num_jobs: int, killer: Killer) -> None:
         """Until all jobs have ended; nothing more is killed when a few are left."""
         began, told = time.monotonic(), 0.0
-        timeout_s = self._given.timeout_s or TIMEOUT_S[self._config]
+        timeout_s = TIMEOUT_S[self._config] if self._given.timeout_s is None else self._given.timeout_s
         while (passed := time.monotonic() - began) < timeout_s:
             counts = store.jobs.count_by_status()
             ended = sum(count for status, count in counts.items() if status.is_terminal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ from service.cli.output import (
     print_table,
 )
 from service.client import AttuneClient
-from service.client_errors import ApiError
+from service.client_errors import ConnectionFailed, ServerError, TooManyRequests
 from service.client_files import ChangedFile
 
 app = typer.Typer(help="Uploaded files, whose ids stand for paths in a job's data.", no_args_is_help=True)
@@ -58,8 +60,9 @@ def upload(
             file = client.files.send(path, id, on_part=lambda sent: _tell(sent, size))
         except ChangedFile as error:
             raise CommandError(str(error), code=USAGE) from None
-        except (ApiError, KeyboardInterrupt):
-            error_console.print(f"go on with: attune files upload {path} --resume {id}", markup=False)
+        except (ConnectionFailed, ServerError, TooManyRequests, KeyboardInterrupt):
+            again = shlex.join(("attune", "files", "upload", str(path), "--resume", str(id), "--url", url))
+            error_console.print(f"go on with: {again}", markup=False)
             raise
     if json:
         print_json(file)
@@ -109,8 +112,8 @@ def delete(id: IdArgument, json: JsonOption = False, url: UrlOption = DEFAULT_UR
 
 
 def _tell(sent: int, size: int) -> None:
-    if error_console.is_terminal:
-        error_console.print(f"\r{_size(sent)} of {_size(size)}", end="\n" if sent == size else "", markup=False)
+    if sys.stderr.isatty():
+        print(f"\r{_size(sent)} of {_size(size)} ", end="\n" if sent == size else "", file=sys.stderr, flush=True)
 
 
 def _row(file: dict[str, Any]) -> tuple[Any, ...]:

@@ -31,6 +31,7 @@ from service.cli import (
     sweep,
     train,
     transfer,
+    webhooks,
 )
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(prompts.app, name="prompts")
+app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(db.app, name="db")
 app.command("retention")(retention.retention)
 app.add_typer(administration.keys, name="keys")

@@ -48,6 +48,8 @@ _METADATA_PARAMETER = {
     "description": "Only jobs that carry these notes: `metadata[project]=catalogue`.",
     "schema": {"type": "object", "additionalProperties": {"type": "string"}},
 }
+_SHORT_PAGE = 50
+"""Longer ones keep other requests waiting for more than some milliseconds."""
 NO_JOB: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer, "description": "There is no such job."}}
 
 
@@ -80,6 +82,7 @@ def _create(body: JobCreate, request: Request, caller: Caller, chosen: ChosenId)
     state, job_id = request.app.state, chosen.new("ftjob")
     already = state.store.jobs.get(job_id) if chosen.may_be_taken else None
     if already is not None:  # made under the same Idempotency-Key by a service that died before it could answer
+        change_is_noted(request)
         return answered(Job.from_record(already, attempts=[]))
     record = submit(
         state.store,
@@ -113,7 +116,7 @@ async def list_jobs(
         records, has_more = store.jobs.list(project=caller.project_id, after=after, limit=limit, metadata=metadata)
         return answered(Page[Job](data=[Job.from_record(record) for record in records], has_more=has_more))
 
-    return await read(store, find)
+    return await read(store, find, is_short=limit <= _SHORT_PAGE and len(metadata) <= 1)
 
 
 @router.get("/{job_id}", response_model=Job, responses={**NO_JOB, **NOT_MODIFIED})

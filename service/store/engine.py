@@ -64,7 +64,7 @@ class Database:
 
     @property
     def reads_at_once(self) -> bool:
-        """Whether a read waits for nobody, not even a network: it takes less time than to hand it to a thread."""
+        """Whether a read waits for nobody, not even a network: a few rows take less time than the way to a thread."""
         return self.engine.dialect.name == "sqlite"
 
     def now(self) -> ColumnElement[float]:
@@ -141,14 +141,15 @@ class Database:
 
 
 def _ping_after_rest(engine: Engine) -> None:
-    """What `pool_pre_ping` does, but for connections alone that were not used a moment ago: each message to the server
-    and back makes a request wait for two processes to get a processor."""
+    """What `pool_pre_ping` does, but only for connections that have not been used for a moment: each message to the
+    server and back makes a request wait for two processes to get a processor. When the server starts anew, what had
+    used it a moment ago fails once."""
 
     def used(_: Any, record: ConnectionPoolEntry) -> None:
         record.info["used_at"] = time.monotonic()
 
     def check(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-        if time.monotonic() < record.info.get("used_at", -math.inf) + _PING_AFTER_S:
+        if time.monotonic() < record.info.get("used_at", math.inf) + _PING_AFTER_S:
             return
         try:
             engine.dialect.do_ping(connection)

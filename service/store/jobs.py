@@ -58,8 +58,10 @@ class Jobs:
         """
         try:
             with self._database.write() as connection:
+                refusal = _over_quota(connection, record.project_id)
+                if refusal is not None:
+                    raise refusal if find_job(connection, record.id) is None else AlreadyExists("job", record.id)
                 inserted = connection.execute(jobs.insert(), {"num_events": 1, **values_of(record)})
-                _refuse_over_quota(connection, record.project_id)
                 place = {"job_id": record.id, "project_id": record.project_id}
                 position = inserted.inserted_primary_key
                 assert position is not None
@@ -271,19 +273,23 @@ def _with_notes(
     return query, job_metadata.c.position
 
 
-def _refuse_over_quota(connection: Connection, project: str) -> None:
-    """Refuse the job that was just inserted."""
+def _over_quota(connection: Connection, project: str) -> QuotaExceeded | None:
+    """Why a project may have no further job, if so.
+
+    Asked before anything is inserted: a new job's foreign key holds the project's row, and two that both hold it and
+    then wait to have it alone would wait for each other.
+    """
     found = connection.execute(_QUOTAS, {"b_project": project}).one_or_none()
     most, there, limit = found or (None, None, None)
     if most is not None and (there or 0) > most:
-        raise QuotaExceeded(project, "bytes of files, checkpoints and models on the disk, or more", most)
+        return QuotaExceeded(project, "bytes of files, checkpoints and models on the disk, or more", most)
     if limit is None:
-        return
+        return None
     # One at a time, or two would both find the last place.
     connection.execute(select(projects.c.id).where(projects.c.id == project).with_for_update())
-    waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit + 1)
-    if len(connection.execute(waiting).all()) > limit:
-        raise QuotaExceeded(project, "waiting jobs", limit)
+    waiting = select(jobs.c.position).where(jobs.c.project_id == project, jobs.c.status.in_(_WAITING)).limit(limit)
+    full = len(connection.execute(waiting).all()) >= limit
+    return QuotaExceeded(project, "waiting jobs", limit) if full else None
 
 
 def find_job(connection: Connection, id: str) -> JobRecord | None:

@@ -15,7 +15,8 @@ from service.store.engine import Database
 
 logger = logging.getLogger(__name__)
 
-_EVERY_S = 1.0
+EVERY_S = 5.0
+"""Whoever writes first after a copy waits for the disk once, as the log starts anew: not to be done too often."""
 _MOST_ROUNDS = 3
 """What was written during one round takes the next: the log starts anew only when all of it has been copied."""
 
@@ -23,8 +24,9 @@ _MOST_ROUNDS = 3
 class WriteAheadLog:
     """The log of one database; nothing is done for a database that has none, such as PostgreSQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, every_s: float = EVERY_S) -> None:
         self._file = database.file
+        self._every_s = every_s
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen: tuple[int, int] | None = None
@@ -45,10 +47,11 @@ class WriteAheadLog:
 
     def _loop(self, file: Path) -> None:
         told = ""
-        while not self._stopping.wait(_EVERY_S):
+        while not self._stopping.wait(self._every_s):
             try:
                 if self._has_grown(file):
                     self._copy(file)
+                    told = ""
             except (sqlite3.Error, OSError) as error:
                 if str(error) != told:
                     logger.warning("cannot copy the write-ahead log of %s, and go on: %s", file, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import openai
 import pytest
+
+from service.cli.main import run
 
 ROOT = "/v1/webhooks"
 
@@ -119,3 +122,35 @@ def test_an_event_that_there_is_none_of_is_refused(http):
     answer = http.post(ROOT, json={"url": "https://example.org/", "event_types": ["fine_tuning.job.done"]})
     assert answer.status_code == 422
     assert "event_types" in answer.json()["error"]["param"]
+
+
+def test_the_command_line_looks_after_webhooks(service, received, capsys):
+    url, requests = received
+
+    def attune(*arguments, fails=0):
+        assert run(["webhooks", *arguments, "--url", service.url]) == fails
+        written = capsys.readouterr()
+        return written.err if fails else written.out
+
+    made = attune("create", url, "--event", "fine_tuning.job.failed")
+    id, secret = re.search(r"wh_\w+", made)[0], re.search(r"whsec_\S+", made)[0]
+    row = attune("list")
+    assert id in row
+    assert "enabled" in row
+    assert secret not in row
+    assert secret not in attune("rotate", id, "--overlap", "60")
+    message = json.loads(attune("ping", id, "--json"))["id"]
+    wait(lambda: "delivered" in attune("deliveries", id))
+    openai.OpenAI(api_key="none", webhook_secret=secret).webhooks.verify_signature(requests[0][1], requests[0][0])
+    attune("resend", id, message)
+    wait(lambda: len(requests) == 2)
+    wait(lambda: "delivered" in attune("deliveries", id, "--status", "delivered"))
+    assert json.loads(attune("resend", id, "--json"))["num_messages"] == 0  # none has failed
+    service.app.state.store.webhooks.update(id, enabled=False, disabled_reason="by request")
+    assert "by request" in attune("list")
+    assert "disabled" in attune("ping", id, fails=1)
+    assert json.loads(attune("enable", id, "--json"))["enabled"] is True
+    attune("delete", id)
+    assert json.loads(attune("list", "--json")) == []
+    assert "fine_tuning.job.failed" in attune("create", url, "--event", "job.done", fails=2)
+    attune("ping", id, fails=4)

@@ -42,7 +42,7 @@ def test_what_is_in_the_log_comes_into_the_file_without_anybody_committing(file:
     store.upgrade()
     store.replicas.beat("a", host="h", pid=1)
     assert in_file(file, "replicas") == 0
-    log = WriteAheadLog(store.database)
+    log = WriteAheadLog(store.database, every_s=0.2)
     log.start()
     await_(lambda: in_file(file, "replicas") == 1)
     store.replicas.beat("b", host="h", pid=2)
@@ -57,7 +57,7 @@ def test_what_is_in_the_log_comes_into_the_file_without_anybody_committing(file:
 def test_a_reader_that_stays_holds_nobody_up(file: Path) -> None:
     store = Store(f"sqlite:///{file}")
     store.upgrade()
-    log = WriteAheadLog(store.database)
+    log = WriteAheadLog(store.database, every_s=0.2)
     log.start()
     with store.database.read() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM replicas").scalar_one()
@@ -75,7 +75,7 @@ def test_a_database_that_is_taken_away_is_told_once_and_its_file_not_made_again(
 ) -> None:
     store = Store(f"sqlite:///{file}")
     store.upgrade()
-    log = WriteAheadLog(store.database)
+    log = WriteAheadLog(store.database, every_s=0.2)
     file.rename(file.with_suffix(".elsewhere"))
     with caplog.at_level(logging.WARNING):
         log.start()
@@ -89,7 +89,7 @@ def test_a_database_that_is_taken_away_is_told_once_and_its_file_not_made_again(
 
 def test_a_database_in_memory_has_no_log() -> None:
     store = Store("sqlite://")
-    log = WriteAheadLog(store.database)
+    log = WriteAheadLog(store.database, every_s=0.2)
     log.start()
     log.stop()
     store.close()
