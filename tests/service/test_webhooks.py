@@ -124,7 +124,7 @@ def test_an_event_that_there_is_none_of_is_refused(http):
     assert "event_types" in answer.json()["error"]["param"]
 
 
-def test_the_command_line_looks_after_webhooks(service, received, capsys):
+def test_the_command_line_looks_after_webhooks(service, client, received, capsys):
     url, requests = received
 
     def attune(*arguments, fails=0):
@@ -146,7 +146,7 @@ def test_the_command_line_looks_after_webhooks(service, received, capsys):
     wait(lambda: len(requests) == 2)
     wait(lambda: "delivered" in attune("deliveries", id, "--status", "delivered"))
     assert json.loads(attune("resend", id, "--json"))["num_messages"] == 0  # none has failed
-    service.app.state.store.webhooks.update(id, enabled=False, disabled_reason="by request")
+    client.webhooks.change(id, enabled=False)
     assert "by request" in attune("list")
     assert "disabled" in attune("ping", id, fails=1)
     assert json.loads(attune("enable", id, "--json"))["enabled"] is True
