@@ -127,8 +127,8 @@ def test_a_request_whose_service_died_is_done_once(client: TestClient, store: St
 def test_a_request_that_failed_after_its_commit_is_done_once(client: TestClient, store: Store) -> None:
     create, headers = store.jobs.create, {"Idempotency-Key": "a"}
 
-    def answered_by_a_lost_connection(record: Any) -> Any:
-        create(record)
+    def answered_by_a_lost_connection(record: Any, **given: Any) -> Any:
+        create(record, **given)
         raise OperationalError("COMMIT", {}, Exception("server closed the connection unexpectedly"))
 
     store.jobs.create = answered_by_a_lost_connection  # type: ignore[method-assign]

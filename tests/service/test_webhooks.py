@@ -140,14 +140,15 @@ def test_the_command_line_looks_after_webhooks(service, client, received, capsys
     assert secret not in row
     assert secret not in attune("rotate", id, "--overlap", "60")
     message = json.loads(attune("ping", id, "--json"))["id"]
-    wait(lambda: "delivered" in attune("deliveries", id))
+    wait(lambda: json.loads(attune("deliveries", id, "--json"))[0]["status"] == "delivered")
+    assert message in attune("deliveries", id)
     openai.OpenAI(api_key="none", webhook_secret=secret).webhooks.verify_signature(requests[0][1], requests[0][0])
     attune("resend", id, message)
     wait(lambda: len(requests) == 2)
-    wait(lambda: "delivered" in attune("deliveries", id, "--status", "delivered"))
+    wait(lambda: json.loads(attune("deliveries", id, "--status", "delivered", "--json")))
     assert json.loads(attune("resend", id, "--json"))["num_messages"] == 0  # none has failed
     client.webhooks.change(id, enabled=False)
-    assert "by request" in attune("list")
+    assert json.loads(attune("list", "--json"))[0]["disabled_reason"] == "by request"
     assert "disabled" in attune("ping", id, fails=1)
     assert json.loads(attune("enable", id, "--json"))["enabled"] is True
     attune("delete", id)

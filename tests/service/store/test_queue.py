@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -83,6 +84,22 @@ def test_a_project_queues_no_more_jobs_than_it_may(store: Store, new_job: NewJob
     with pytest.raises(QuotaExceeded, match="p2 has 2 waiting jobs"):
         new_job(project_id="p2")
     new_job()
+
+
+def test_many_submit_at_once_to_a_project_that_may_queue_few(store: Store, new_job: NewJob) -> None:
+    second_project(store, max_queued_jobs=30)
+    like = replace(new_job(), project_id="p2")
+
+    def submit(number: int) -> bool:
+        try:
+            store.jobs.create(replace(like, id=f"ftjob-{number}"))
+        except QuotaExceeded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(submit, range(40))) == 30
+    assert len(line(store, "p2")) == 10  # a page
 
 
 def test_a_job_and_the_record_of_its_making_are_stored_together_or_not_at_all(store: Store, new_job: NewJob) -> None:
