@@ -186,7 +186,7 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB, for whoever has no `WriteAheadLog` beside it
-    cursor.execute("PRAGMA cache_size=-16000")  # KiB: with 2000, an insert into 100,000 rows reads most index pages anew
+    cursor.execute("PRAGMA cache_size=-16000")  # KiB; with 2000 each new row reads index pages anew
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
