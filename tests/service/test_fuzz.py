@@ -40,7 +40,6 @@ phases.coverage.enabled = false
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.MEMBER])
 def test_no_request_makes_the_service_fail_or_break_its_word(start_service: Any, tmp_path: Path, role: Role) -> None:
     service = start_service(
