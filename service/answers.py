@@ -21,11 +21,11 @@ async def read(store: Store, find: Callable[[], Response], *, is_short: bool = T
     return find() if is_short and store.database.reads_at_once else await run_in_threadpool(find)
 
 
-def answered(found: BaseModel, *, headers: Mapping[str, str] | None = None) -> Response:
+def answered(found: BaseModel) -> Response:
     """The answer 200 with `found` as its JSON body. The route names the shape to FastAPI as its `response_model`."""
-    return json_answer(found.model_dump_json().encode(), headers=headers)
+    return json_answer(found.model_dump_json().encode())
 
 
 def json_answer(body: bytes, *, headers: Mapping[str, str] | None = None) -> Response:
-    """The same from what is JSON already."""
+    """The same from what is JSON already, with further headers."""
     return Response(body, media_type="application/json", headers=headers)
